@@ -1,0 +1,50 @@
+//! The only place that reads a clock, so that a simulation can replace it and pure code never needs one.
+
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+pub use tokio::time::Instant;
+
+/// Monotonic time.
+#[expect(clippy::disallowed_methods, reason = "this is the one caller")]
+pub fn now() -> Instant {
+    Instant::now()
+}
+
+/// Wall-clock time, for schedules and for people; never for durations.
+#[expect(clippy::disallowed_methods, reason = "this is the one caller")]
+pub fn utc() -> DateTime<Utc> {
+    Utc::now()
+}
+
+/// Milliseconds since this process first read its clock: an instant that fits an atomic. Zero is "never".
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Tick(pub u64);
+
+static ORIGIN: OnceLock<Instant> = OnceLock::new();
+
+impl Tick {
+    pub const NEVER: Self = Self(0);
+
+    /// The tick of an instant already read.
+    pub fn of(instant: Instant) -> Self {
+        // One second ahead of the first reading, so that no real tick is zero.
+        let origin = *ORIGIN.get_or_init(|| instant - Duration::from_secs(1));
+        let millis = instant.saturating_duration_since(origin).as_millis();
+        Self(u64::try_from(millis).unwrap_or(u64::MAX).max(1))
+    }
+
+    /// Time from `self` to `later`; zero when `later` is not later.
+    pub fn until(self, later: Self) -> Duration {
+        Duration::from_millis(later.0.saturating_sub(self.0))
+    }
+}
+
+impl std::ops::Add<Duration> for Tick {
+    type Output = Self;
+
+    fn add(self, rhs: Duration) -> Self {
+        Self(self.0.saturating_add(u64::try_from(rhs.as_millis()).unwrap_or(u64::MAX)))
+    }
+}

@@ -1,0 +1,33 @@
+//! Where functions come from and how they are scaled. Each implementation writes the table and owns nothing above it.
+
+pub mod fixed;
+pub mod local;
+
+use std::future::Future;
+use std::pin::Pin;
+
+use crate::model::function::FunctionId;
+
+/// A boxed future of a [`Cluster`]'s method; none of them is on a request's path.
+pub type ClusterFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// A source of functions that can also change their replica counts.
+pub trait Cluster: Send + Sync + 'static {
+    /// Asks for `replicas`; returns once the cluster has taken note, not once they run.
+    /// The new count shows in the table before this returns.
+    fn scale<'a>(&'a self, function: &'a FunctionId, replicas: u32) -> ClusterFuture<'a, Result<(), ScaleError>>;
+
+    /// Whether a dependency that is not a function (a helper process, a plain workload) is up.
+    /// `None`: there is no such thing.
+    fn dependency_ready(&self, function: &FunctionId, name: &crate::model::spec::Dependency) -> Option<bool>;
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ScaleError {
+    #[error("this cluster cannot scale: its functions are a fixed list")]
+    Unsupported,
+    #[error("no function {0} in this cluster")]
+    Unknown(FunctionId),
+    #[error("scaling refused: {0}")]
+    Refused(String),
+}

@@ -1,0 +1,1 @@
+//! The static list of functions: `MOCK_KUBERNETES_FUNCTIONS`.

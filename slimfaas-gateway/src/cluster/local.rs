@@ -1,0 +1,1 @@
+//! Functions as child processes, from `slimfaas.local.yaml`.

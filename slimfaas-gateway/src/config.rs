@@ -1,0 +1,103 @@
+//! What the operator asked for: plain values. `config::env` reads them, with every problem reported at once.
+
+pub mod annotations;
+pub mod env;
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use serde::Serialize;
+
+/// The effective configuration of one gateway process. Serializable so that it can be logged; holds no secret.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Config {
+    /// The gateway's own namespace: functions of it are called without naming it.
+    pub namespace: String,
+    pub cluster: ClusterSource,
+    pub listen: Listen,
+    /// Cores of the traffic plane, each with its own listener and connection pools.
+    pub traffic_threads: usize,
+    pub cors: CorsOrigins,
+    /// Template of a function's address (`{pod_ip}`, `{pod_port}`, `{pod_port_N}`, `{function_name}`, `{namespace}`).
+    pub base_function_url: String,
+    /// A function that nobody has called counts as called at start.
+    pub awake_when_never_called: bool,
+    pub limits: Limits,
+    pub log: Log,
+    /// For running requests to finish after SIGTERM; then they are cut.
+    pub drain_timeout: Duration,
+}
+
+/// Which implementation of `cluster::Cluster` runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub enum ClusterSource {
+    Kubernetes,
+    /// Child processes, from a manifest that the command line names.
+    Local,
+    /// `MOCK_KUBERNETES_FUNCTIONS`: its JSON text.
+    Fixed(String),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Listen {
+    /// `::` accepts IPv4 too.
+    pub address: IpAddr,
+    /// Every one serves the same routes. Never empty. 0 is any free port.
+    pub ports: Vec<u16>,
+}
+
+impl Listen {
+    pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> + '_ {
+        self.ports.iter().map(|port| SocketAddr::new(self.address, *port))
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub enum CorsOrigins {
+    Any,
+    /// Exactly these, as browsers send them (`https://app.example.com`).
+    Listed(Vec<String>),
+}
+
+/// Every limit of the traffic plane. The reason of each default is beside it in `config::env`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Limits {
+    /// Client connections at once, over all cores.
+    pub connections: usize,
+    /// From the first byte of a request, or from accept, to the end of its headers.
+    pub headers_timeout: Duration,
+    /// Between two requests of one connection.
+    pub keep_alive_timeout: Duration,
+    /// All headers of one request together.
+    pub header_bytes: usize,
+    /// A request's body, streamed or not.
+    pub body_bytes: u64,
+    /// Slowest sending of a body, averaged since its start, once `body_rate_grace` is over.
+    pub body_bytes_per_second: u64,
+    pub body_rate_grace: Duration,
+    /// Streams at once on one HTTP/2 connection.
+    pub h2_streams: u32,
+    /// Requests that wait for one function to wake or for a slot of it.
+    pub waiting_per_function: u32,
+    /// The longest wait for a slot.
+    pub slot_timeout: Duration,
+    pub connect_timeout: Duration,
+    /// Unused connections kept per endpoint and core.
+    pub idle_upstream: usize,
+    /// How long such a connection is kept: shorter than servers do, so that they do not close it under a request.
+    pub idle_upstream_timeout: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Log {
+    /// In the syntax of `RUST_LOG`: `info`, `slimfaas_gateway=debug`.
+    pub filter: String,
+    pub format: LogFormat,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum LogFormat {
+    /// For people; coloured on a terminal.
+    Text,
+    Json,
+}

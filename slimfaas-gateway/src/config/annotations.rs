@@ -1,0 +1,1 @@
+//! `SlimFaas/…` annotations to `FunctionSpec`.

@@ -1,0 +1,9 @@
+//! Value types shared by every other module. No I/O, no clock, no lock.
+
+pub mod caller;
+pub mod function;
+pub mod path;
+pub mod problem;
+pub mod schedule;
+pub mod spec;
+pub mod visibility;

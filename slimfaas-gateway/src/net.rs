@@ -1,0 +1,42 @@
+//! The only place that opens sockets, so that a simulation can replace it.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+pub use tokio::net::{TcpListener, TcpStream};
+
+use crate::table::view::Address;
+
+/// Connections that wait to be accepted, per listening socket. Linux caps it at `net.core.somaxconn` (4096).
+const BACKLOG: u32 = 4096;
+
+/// A listening socket that shares its port with the other cores' sockets.
+pub fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    use socket2::{Domain, Protocol, Socket, Type};
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(i32::try_from(BACKLOG).unwrap_or(i32::MAX))?;
+    Ok(socket.into())
+}
+
+/// Connects to a function within `timeout`, without Nagle's delay.
+pub async fn connect(address: &Address, timeout: Duration) -> io::Result<TcpStream> {
+    let connecting = async {
+        match address {
+            Address::Socket(address) => TcpStream::connect(address).await,
+            Address::Host(host, port) => TcpStream::connect((&**host, *port)).await,
+        }
+    };
+    let stream = tokio::time::timeout(timeout, connecting)
+        .await
+        .map_err(|_elapsed| io::Error::new(io::ErrorKind::TimedOut, "connect timed out"))??;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}

@@ -1,0 +1,1 @@
+//! Brings each function to the replicas that `decide` wants.

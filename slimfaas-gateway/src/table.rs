@@ -1,0 +1,144 @@
+//! The functions of this moment: one writer per function report, lock-free readers.
+
+pub mod activity;
+pub mod probe;
+pub mod view;
+
+use std::collections::{BTreeMap, HashMap};
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
+
+use crate::model::caller::Caller;
+use crate::model::function::{FunctionId, WorkloadKind};
+use crate::model::problem::Problem;
+use crate::model::spec::FunctionSpec;
+use crate::table::activity::Live;
+use crate::table::view::{Endpoint, Function, Pod, View};
+
+/// What a cluster knows of one function; the whole of it each time, never a difference.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FunctionReport {
+    pub id: FunctionId,
+    pub kind: WorkloadKind,
+    pub spec: Arc<FunctionSpec>,
+    pub problems: Arc<[Problem]>,
+    /// Replicas that the workload asks for.
+    pub replicas_requested: u32,
+    pub pods: Vec<Pod>,
+}
+
+/// Says who is at the other end of an accepted connection, where the kernel's tag does not say it.
+/// May take milliseconds; called only when the answer matters.
+pub trait CallerIndex: Send + Sync + 'static {
+    fn identify(&self, peer: SocketAddr, local: SocketAddr) -> Pin<Box<dyn Future<Output = Caller> + Send + '_>>;
+}
+
+/// Shared by writers (clusters) and readers (everything else).
+pub struct Table {
+    own_namespace: Arc<str>,
+    entries: Mutex<BTreeMap<FunctionId, Entry>>,
+    view: ArcSwap<View>,
+    /// Generation of the view, for those who wait for a change of any function.
+    generation: watch::Sender<u64>,
+}
+
+struct Entry {
+    report: FunctionReport,
+    live: Arc<Live>,
+    endpoints: HashMap<Arc<str>, Arc<Endpoint>>,
+}
+
+impl Table {
+    /// `own_namespace`: functions of it are reached without naming the namespace.
+    pub fn new(own_namespace: &str) -> Arc<Self> {
+        Arc::new(Self {
+            own_namespace: own_namespace.into(),
+            entries: Mutex::new(BTreeMap::new()),
+            view: ArcSwap::from_pointee(View::default()),
+            generation: watch::Sender::new(0),
+        })
+    }
+
+    /// The current view; hold it for one decision, not across waits.
+    pub fn view(&self) -> arc_swap::Guard<Arc<View>> {
+        self.view.load()
+    }
+
+    /// Sees each new generation of the view (possibly skipping some).
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.generation.subscribe()
+    }
+
+    /// Inserts or replaces one function.
+    pub fn put(&self, report: FunctionReport) {
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        let id = report.id.clone();
+        match entries.get_mut(&id) {
+            Some(entry) if entry.report == report => return,
+            Some(entry) => entry.report = report,
+            None => {
+                let live = Arc::new(Live::default());
+                entries.insert(id.clone(), Entry { report, live, endpoints: HashMap::new() });
+            }
+        }
+        self.publish(&mut entries, &id);
+    }
+
+    /// Takes a function out; its running requests finish, its waiting ones learn of it.
+    pub fn remove(&self, id: &FunctionId) {
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(entry) = entries.remove(id) {
+            self.publish(&mut entries, id);
+            entry.live.wake_waiters();
+        }
+    }
+
+    fn publish(&self, entries: &mut BTreeMap<FunctionId, Entry>, changed: &FunctionId) {
+        let previous = self.view.load();
+        let mut functions: Vec<Arc<Function>> = Vec::with_capacity(entries.len());
+        for (id, entry) in entries.iter_mut() {
+            match previous.function(id) {
+                Some(same) if id != changed => functions.push(Arc::clone(same)),
+                _ => functions.push(Arc::new(entry.reading())),
+            }
+        }
+        self.view.store(Arc::new(View::new(&self.own_namespace, functions)));
+        self.generation.send_modify(|generation| *generation += 1);
+        if let Some(entry) = entries.get(changed) {
+            entry.live.wake_waiters();
+        }
+    }
+}
+
+impl Entry {
+    /// Endpoints keep their identity (and their counters) for as long as the same pod has the same address.
+    fn reading(&mut self) -> Function {
+        let mut kept: HashMap<Arc<str>, Arc<Endpoint>> = HashMap::new();
+        let mut ready: Vec<Arc<Endpoint>> = Vec::new();
+        for pod in &self.report.pods {
+            let Some(address) = pod.address.as_ref().filter(|_| pod.is_ready()) else { continue };
+            let endpoint = match self.endpoints.get(&pod.name) {
+                Some(endpoint) if endpoint.address == *address => Arc::clone(endpoint),
+                _ => Arc::new(Endpoint::new(&pod.name, address.clone(), self.report.spec.protocol)),
+            };
+            kept.insert(Arc::clone(&pod.name), Arc::clone(&endpoint));
+            ready.push(endpoint);
+        }
+        self.endpoints = kept;
+        Function {
+            id: self.report.id.clone(),
+            kind: self.report.kind,
+            spec: Arc::clone(&self.report.spec),
+            problems: Arc::clone(&self.report.problems),
+            replicas_requested: self.report.replicas_requested,
+            pods: self.report.pods.clone(),
+            endpoints: ready.into(),
+            live: Arc::clone(&self.live),
+        }
+    }
+}

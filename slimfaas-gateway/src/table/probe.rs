@@ -1,0 +1,1 @@
+//! Finds out that a starting pod serves, milliseconds after it does.

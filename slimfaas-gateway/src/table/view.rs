@@ -1,0 +1,164 @@
+//! One immutable reading of all functions.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use http::HeaderValue;
+
+use crate::model::function::{FunctionId, WorkloadKind};
+use crate::model::problem::Problem;
+use crate::model::spec::{FunctionSpec, UpstreamProtocol};
+use crate::table::activity::Live;
+
+/// All functions at one moment. A request reads it once, so every stage sees the same cluster.
+#[derive(Default)]
+pub struct View {
+    /// By the text after `/function/`: `name` for the own namespace, `name.namespace` for any.
+    by_route: HashMap<Box<str>, Arc<Function>>,
+    by_id: HashMap<FunctionId, Arc<Function>>,
+    /// In the order of their ids.
+    functions: Vec<Arc<Function>>,
+}
+
+impl View {
+    pub(super) fn new(own_namespace: &str, functions: Vec<Arc<Function>>) -> Self {
+        let mut by_route = HashMap::with_capacity(functions.len() * 2);
+        let mut by_id = HashMap::with_capacity(functions.len());
+        for function in &functions {
+            by_id.insert(function.id.clone(), Arc::clone(function));
+            let qualified = format!("{}.{}", function.id.name, function.id.namespace);
+            by_route.entry(qualified.into_boxed_str()).or_insert_with(|| Arc::clone(function));
+        }
+        // The plain names come last: a workload called `a.b` of the own namespace wins over `a` of namespace `b`.
+        for function in functions.iter().filter(|f| &*f.id.namespace == own_namespace) {
+            by_route.insert((*function.id.name).into(), Arc::clone(function));
+        }
+        Self { by_route, by_id, functions }
+    }
+
+    /// The function that a route names; exact and case sensitive.
+    pub fn route(&self, name: &str) -> Option<&Arc<Function>> {
+        self.by_route.get(name)
+    }
+
+    pub fn function(&self, id: &FunctionId) -> Option<&Arc<Function>> {
+        self.by_id.get(id)
+    }
+
+    pub fn functions(&self) -> &[Arc<Function>] {
+        &self.functions
+    }
+}
+
+/// One function at one moment.
+pub struct Function {
+    pub id: FunctionId,
+    pub kind: WorkloadKind,
+    pub spec: Arc<FunctionSpec>,
+    pub problems: Arc<[Problem]>,
+    pub replicas_requested: u32,
+    pub pods: Vec<Pod>,
+    /// The ready ones, which may be sent requests.
+    pub endpoints: Arc<[Arc<Endpoint>]>,
+    /// Counters that live as long as the function, across views.
+    pub live: Arc<Live>,
+}
+
+impl Function {
+    pub fn replicas_ready(&self) -> u32 {
+        u32::try_from(self.endpoints.len()).unwrap_or(u32::MAX)
+    }
+}
+
+/// One pod (or, locally, one process) of a function.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pod {
+    pub name: Arc<str>,
+    /// Where it serves, once known.
+    pub address: Option<Address>,
+    pub state: PodState,
+}
+
+impl Pod {
+    pub fn is_ready(&self) -> bool {
+        self.state == PodState::Ready
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PodState {
+    /// Not started yet; says why where that is known (`Unschedulable`, `PortRangeExhausted`).
+    Pending(Option<String>),
+    /// Started, not ready.
+    Starting,
+    Ready,
+    /// Gets no new request; finishes its running ones.
+    Terminating,
+    /// Waiting or ended with this reason (`CrashLoopBackOff`).
+    Failed(String),
+}
+
+impl PodState {
+    /// Text of the original's status stream (reference §1.12).
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Ready => "Running",
+            Self::Starting => "Starting",
+            Self::Terminating => "Terminating",
+            Self::Pending(None) => "Pending",
+            Self::Pending(Some(reason)) | Self::Failed(reason) => reason,
+        }
+    }
+}
+
+/// Where to connect.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Address {
+    Socket(SocketAddr),
+    /// A name that is resolved at each connect (docker-compose, a Service).
+    Host(Arc<str>, u16),
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Socket(address) => address.fmt(f),
+            Self::Host(host, port) => write!(f, "{host}:{port}"),
+        }
+    }
+}
+
+/// One ready pod's address, with the number of requests in flight to it from this process.
+#[derive(Debug)]
+pub struct Endpoint {
+    pub pod: Arc<str>,
+    pub address: Address,
+    pub protocol: UpstreamProtocol,
+    /// The `Host` that is sent to it.
+    pub authority: HeaderValue,
+    pub in_flight: AtomicU32,
+    /// Until this tick (of `clock::Tick`) other endpoints are preferred, since a connect to it failed.
+    pub avoided_until: std::sync::atomic::AtomicU64,
+}
+
+impl Endpoint {
+    pub fn new(pod: &Arc<str>, address: Address, protocol: UpstreamProtocol) -> Self {
+        let authority = HeaderValue::from_str(&address.to_string())
+            .unwrap_or_else(|_not_a_header| HeaderValue::from_static("function"));
+        Self {
+            pod: Arc::clone(pod),
+            address,
+            protocol,
+            authority,
+            in_flight: AtomicU32::new(0),
+            avoided_until: std::sync::atomic::AtomicU64::new(0),
+        }
+    }
+
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+}

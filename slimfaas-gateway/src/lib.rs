@@ -1,9 +1,15 @@
 //! SlimFaas: a sidecar-free Kubernetes gateway for functions. Start reading at `proxy.rs`; `ARCHITECTURE.md` is the map.
 
+pub mod api;
 pub mod clock;
 pub mod cluster;
 pub mod config;
+pub mod drain;
 pub mod model;
 pub mod net;
+pub mod proxy;
+pub mod readiness;
 pub mod scaler;
+pub mod signal;
 pub mod table;
+pub mod telemetry;

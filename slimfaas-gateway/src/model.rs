@@ -6,4 +6,5 @@ pub mod path;
 pub mod problem;
 pub mod schedule;
 pub mod spec;
+pub mod stats;
 pub mod visibility;

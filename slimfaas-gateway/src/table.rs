@@ -94,6 +94,7 @@ impl Table {
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(entry) = entries.remove(id) {
             self.publish(&mut entries, id);
+            entry.endpoints.values().for_each(|endpoint| endpoint.retire());
             entry.live.wake_waiters();
         }
     }
@@ -101,13 +102,16 @@ impl Table {
     fn publish(&self, entries: &mut BTreeMap<FunctionId, Entry>, changed: &FunctionId) {
         let previous = self.view.load();
         let mut functions: Vec<Arc<Function>> = Vec::with_capacity(entries.len());
+        let mut retired = Vec::new();
         for (id, entry) in entries.iter_mut() {
             match previous.function(id) {
                 Some(same) if id != changed => functions.push(Arc::clone(same)),
-                _ => functions.push(Arc::new(entry.reading())),
+                _ => functions.push(Arc::new(entry.reading(&mut retired))),
             }
         }
         self.view.store(Arc::new(View::new(&self.own_namespace, functions)));
+        // After the store: who finds an endpoint retired finds a view without it.
+        retired.iter().for_each(|endpoint: &Arc<Endpoint>| endpoint.retire());
         self.generation.send_modify(|generation| *generation += 1);
         if let Some(entry) = entries.get(changed) {
             entry.live.wake_waiters();
@@ -117,7 +121,7 @@ impl Table {
 
 impl Entry {
     /// Endpoints keep their identity (and their counters) for as long as the same pod has the same address.
-    fn reading(&mut self) -> Function {
+    fn reading(&mut self, retired: &mut Vec<Arc<Endpoint>>) -> Function {
         let mut kept: HashMap<Arc<str>, Arc<Endpoint>> = HashMap::new();
         let mut ready: Vec<Arc<Endpoint>> = Vec::new();
         for pod in &self.report.pods {
@@ -129,6 +133,11 @@ impl Entry {
             kept.insert(Arc::clone(&pod.name), Arc::clone(&endpoint));
             ready.push(endpoint);
         }
+        let left = |(pod, endpoint): (Arc<str>, Arc<Endpoint>)| {
+            let stays = kept.get(&pod).is_some_and(|same| Arc::ptr_eq(same, &endpoint));
+            (!stays).then_some(endpoint)
+        };
+        retired.extend(self.endpoints.drain().filter_map(left));
         self.endpoints = kept;
         Function {
             id: self.report.id.clone(),

@@ -1,18 +1,30 @@
-//! What happens to a function, counted without locks: calls, requests in flight, requests waiting.
+//! What happens to a function on this node, counted without locks: calls, requests in flight, requests waiting.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
 use crate::clock::Tick;
+use crate::model::stats::{Durations, StatusCounts};
 
-/// Counters of one function, on this node. They outlive views and replicas.
+/// Counters of one function. They outlive views and replicas.
 #[derive(Default)]
 pub struct Live {
     last_call: AtomicU64,
-    in_flight: AtomicU32,
-    waiting: AtomicU32,
+    /// Requests that hold a slot; only `proxy::slot` changes it.
+    pub in_flight: AtomicU32,
+    /// Requests that wait for an endpoint or a slot; only `proxy::{wake, slot}` change it.
+    pub waiting: AtomicU32,
+    /// Where the search for the least loaded endpoint starts, so that ties go round.
+    pub rotation: AtomicU32,
+    pub slot_queue: SlotQueue,
+    pub statuses: StatusCounts,
+    pub durations: Durations,
+    /// Requests that found no ready endpoint, by how long they waited for one.
+    pub cold_starts: Durations,
     /// Wakes those who wait for an endpoint, at each change of the function.
     changed: Notify,
 }
@@ -20,7 +32,10 @@ pub struct Live {
 impl Live {
     /// Counts as a call at `tick`: keeps the function awake for its inactivity timeout.
     pub fn note_call(&self, tick: Tick) {
-        self.last_call.fetch_max(tick.0, Ordering::Relaxed);
+        // A plain load first: most calls within one millisecond need no write to the shared line.
+        if self.last_call.load(Ordering::Relaxed) < tick.0 {
+            self.last_call.fetch_max(tick.0, Ordering::Relaxed);
+        }
     }
 
     pub fn last_call(&self) -> Tick {
@@ -42,16 +57,6 @@ impl Live {
         self.in_flight() > 0 || self.waiting() > 0
     }
 
-    /// The in-flight counter itself; only `proxy::slot` changes it.
-    pub fn in_flight_counter(&self) -> &AtomicU32 {
-        &self.in_flight
-    }
-
-    /// The waiting counter itself; only `proxy::{wake, slot}` change it.
-    pub fn waiting_counter(&self) -> &AtomicU32 {
-        &self.waiting
-    }
-
     /// Resolves at the next change of the function; enable it before reading the view.
     pub fn changed(&self) -> Notified<'_> {
         self.changed.notified()
@@ -59,5 +64,69 @@ impl Live {
 
     pub fn wake_waiters(&self) {
         self.changed.notify_waiters();
+        self.slot_queue.notify_head();
+    }
+}
+
+/// Those who wait for a slot, first come, first served: only the head may try to take one.
+#[derive(Default)]
+pub struct SlotQueue {
+    waiters: Mutex<VecDeque<Arc<Notify>>>,
+    /// Its length, so that nobody takes the lock while nobody waits.
+    len: AtomicU32,
+}
+
+impl SlotQueue {
+    pub fn is_empty(&self) -> bool {
+        self.len.load(Ordering::SeqCst) == 0
+    }
+
+    /// Joins the end of the queue; the place is given up when dropped.
+    pub fn join(&self) -> Place<'_> {
+        let turn = Arc::new(Notify::new());
+        let mut waiters = self.waiters.lock().unwrap_or_else(PoisonError::into_inner);
+        waiters.push_back(Arc::clone(&turn));
+        self.len.store(u32::try_from(waiters.len()).unwrap_or(u32::MAX), Ordering::SeqCst);
+        if waiters.len() == 1 {
+            // A slot may have been given back before we were seen in the queue.
+            turn.notify_one();
+        }
+        Place { queue: self, turn }
+    }
+
+    /// Something changed that may let the head take a slot.
+    pub fn notify_head(&self) {
+        if self.is_empty() {
+            return;
+        }
+        let waiters = self.waiters.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(head) = waiters.front() {
+            head.notify_one();
+        }
+    }
+}
+
+/// One waiter's place in a [`SlotQueue`].
+pub struct Place<'a> {
+    queue: &'a SlotQueue,
+    turn: Arc<Notify>,
+}
+
+impl Place<'_> {
+    /// Resolves when this waiter is the head and should try (again).
+    pub async fn turn(&self) {
+        self.turn.notified().await;
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let mut waiters = self.queue.waiters.lock().unwrap_or_else(PoisonError::into_inner);
+        waiters.retain(|waiter| !Arc::ptr_eq(waiter, &self.turn));
+        self.queue.len.store(u32::try_from(waiters.len()).unwrap_or(u32::MAX), Ordering::SeqCst);
+        // Whether we took a slot or gave up: there may be another one for the next.
+        if let Some(head) = waiters.front() {
+            head.notify_one();
+        }
     }
 }

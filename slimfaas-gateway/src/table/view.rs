@@ -4,10 +4,11 @@ use std::collections::HashMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use http::HeaderValue;
 
+use crate::clock::Tick;
 use crate::model::function::{FunctionId, WorkloadKind};
 use crate::model::problem::Problem;
 use crate::model::spec::{FunctionSpec, UpstreamProtocol};
@@ -134,31 +135,57 @@ impl fmt::Display for Address {
 /// One ready pod's address, with the number of requests in flight to it from this process.
 #[derive(Debug)]
 pub struct Endpoint {
+    /// Never used again in this process: connection pools are keyed by it.
+    pub id: u64,
     pub pod: Arc<str>,
     pub address: Address,
     pub protocol: UpstreamProtocol,
     /// The `Host` that is sent to it.
     pub authority: HeaderValue,
+    /// Requests that hold a slot of it; only `proxy::slot` changes it.
     pub in_flight: AtomicU32,
-    /// Until this tick (of `clock::Tick`) other endpoints are preferred, since a connect to it failed.
-    pub avoided_until: std::sync::atomic::AtomicU64,
+    /// It left the view. Set before a cluster looks at `in_flight` to stop the pod, and read after a request has
+    /// counted itself there: so one of the two always sees the other (both sequentially consistent).
+    retired: AtomicBool,
+    /// Until this tick other endpoints are preferred, since a connect to it failed.
+    avoided_until: AtomicU64,
 }
 
 impl Endpoint {
     pub fn new(pod: &Arc<str>, address: Address, protocol: UpstreamProtocol) -> Self {
+        static NEXT_ID: AtomicU64 = AtomicU64::new(0);
         let authority = HeaderValue::from_str(&address.to_string())
             .unwrap_or_else(|_not_a_header| HeaderValue::from_static("function"));
         Self {
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             pod: Arc::clone(pod),
             address,
             protocol,
             authority,
             in_flight: AtomicU32::new(0),
-            avoided_until: std::sync::atomic::AtomicU64::new(0),
+            retired: AtomicBool::new(false),
+            avoided_until: AtomicU64::new(0),
         }
     }
 
     pub fn in_flight(&self) -> u32 {
-        self.in_flight.load(Ordering::Relaxed)
+        self.in_flight.load(Ordering::SeqCst)
+    }
+
+    pub fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn retire(&self) {
+        self.retired.store(true, Ordering::SeqCst);
+    }
+
+    /// Prefers other endpoints until `tick`.
+    pub fn avoid_until(&self, tick: Tick) {
+        self.avoided_until.store(tick.0, Ordering::Relaxed);
+    }
+
+    pub fn avoided_until(&self) -> Tick {
+        Tick(self.avoided_until.load(Ordering::Relaxed))
     }
 }

@@ -1,0 +1,59 @@
+//! The gateway's own routes: each file parses, calls a handle and renders.
+
+pub mod health;
+pub mod status;
+pub mod wake;
+
+use std::sync::Arc;
+
+use http::{HeaderValue, Response, StatusCode, header};
+
+use crate::proxy::body::Body;
+use crate::proxy::rejection::Rejection;
+use crate::proxy::router::OwnRoute;
+use crate::proxy::wake::Wake;
+use crate::proxy::{LocalFuture, OwnRoutes};
+use crate::readiness::Readiness;
+use crate::table::Table;
+use crate::telemetry::metrics::Metrics;
+
+/// The handles that the routes call.
+pub struct Api {
+    pub table: Arc<Table>,
+    pub wake: Arc<dyn Wake>,
+    pub readiness: Readiness,
+    pub metrics: Arc<Metrics>,
+}
+
+impl OwnRoutes for Api {
+    fn answer<'a>(&'a self, route: OwnRoute<'a>) -> LocalFuture<'a, Response<Body>> {
+        let answer = match route {
+            OwnRoute::StatusAll => Ok(status::all(&self.table)),
+            OwnRoute::Status { name } => status::one(&self.table, name),
+            OwnRoute::WakeAll => Ok(wake::all(&self.table, &*self.wake)),
+            OwnRoute::Wake { name } => wake::one(&self.table, &*self.wake, name),
+            OwnRoute::Health => Ok(health::alive()),
+            OwnRoute::Ready => Ok(health::ready(&self.readiness)),
+            OwnRoute::Metrics => Ok(health::metrics(&self.metrics)),
+        };
+        Box::pin(std::future::ready(answer.unwrap_or_else(Rejection::into_response)))
+    }
+}
+
+fn text(status: StatusCode, content_type: &'static str, body: String) -> Response<Body> {
+    let mut response = Response::new(Body::full(body));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+fn json(value: &impl serde::Serialize) -> Response<Body> {
+    let body = serde_json::to_string(value).expect("our own types have string keys and finite numbers");
+    text(StatusCode::OK, "application/json; charset=utf-8", body)
+}
+
+fn no_content() -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response
+}

@@ -1,0 +1,83 @@
+//! Counts that many cores write without a lock and a scrape reads.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// Upper bounds of the duration buckets, in microseconds: 0.5 ms × 2ⁿ up to 131 s, so that a proxied hop and a
+/// call at its time limit both have a bucket of their own.
+pub const BUCKETS_MICROS: [u64; 19] = {
+    let mut bounds = [500; 19];
+    let mut i = 1;
+    while i < bounds.len() {
+        bounds[i] = bounds[i - 1] * 2;
+        i += 1;
+    }
+    bounds
+};
+
+/// A histogram of durations.
+#[derive(Debug, Default)]
+pub struct Durations {
+    /// The last one has no upper bound. Not cumulative.
+    buckets: [AtomicU64; BUCKETS_MICROS.len() + 1],
+    sum_micros: AtomicU64,
+}
+
+impl Durations {
+    pub fn record(&self, duration: Duration) {
+        let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        let bucket = BUCKETS_MICROS.partition_point(|bound| *bound < micros);
+        self.buckets[bucket].fetch_add(1, Ordering::Relaxed);
+        self.sum_micros.fetch_add(micros, Ordering::Relaxed);
+    }
+
+    /// Counts per bucket (the last one unbounded) and the sum in seconds.
+    pub fn read(&self) -> (Vec<u64>, f64) {
+        let counts = self.buckets.iter().map(|count| count.load(Ordering::Relaxed)).collect();
+        (counts, Duration::from_micros(self.sum_micros.load(Ordering::Relaxed)).as_secs_f64())
+    }
+}
+
+/// First digit of a status as a text: what metrics are labelled with.
+pub const STATUS_CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+
+/// Ended requests by class of status.
+#[derive(Debug, Default)]
+pub struct StatusCounts([AtomicU64; STATUS_CLASSES.len()]);
+
+impl StatusCounts {
+    pub fn count(&self, status: u16) {
+        let class = usize::from(status / 100).clamp(1, STATUS_CLASSES.len());
+        self.0[class - 1].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// In the order of [`STATUS_CLASSES`].
+    pub fn read(&self) -> [u64; STATUS_CLASSES.len()] {
+        std::array::from_fn(|i| self.0[i].load(Ordering::Relaxed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_duration_falls_into_the_bucket_of_its_upper_bound() {
+        let durations = Durations::default();
+        for micros in [0, 500, 501, 1_000_000_000] {
+            durations.record(Duration::from_micros(micros));
+        }
+        let (counts, sum) = durations.read();
+        assert_eq!((counts[0], counts[1], counts[19]), (2, 1, 1));
+        assert!((sum - 1000.001_001).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_status_is_counted_by_its_class() {
+        let counts = StatusCounts::default();
+        for status in [101, 200, 204, 404, 499, 503, 999, 0] {
+            counts.count(status);
+        }
+        assert_eq!(counts.read(), [2, 2, 0, 2, 2]);
+    }
+}

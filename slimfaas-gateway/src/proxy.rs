@@ -1,0 +1,202 @@
+//! The traffic plane: the life of a request, from its head to its outcome. `serve_request` reads top to bottom.
+//!
+//! Invariants: a request never waits for the cluster's API, every stage sees the same view, and nothing here is
+//! shared between cores but the table and its counters.
+
+pub mod body;
+pub mod caller;
+pub mod cors;
+pub mod listener;
+pub(crate) mod outcome;
+pub mod rejection;
+pub mod router;
+pub mod slot;
+pub mod upstream;
+pub mod visibility;
+pub mod wake;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::uri::PathAndQuery;
+use http::{Request, Response, Version, header, request};
+use hyper::body::Incoming;
+
+use crate::clock::Tick;
+use crate::config::{CorsOrigins, Limits};
+use crate::model::visibility::Visibility;
+use crate::proxy::body::{Body, BodyLimits, RequestBody};
+use crate::proxy::caller::Connection;
+use crate::proxy::outcome::Outcome;
+use crate::proxy::rejection::Rejection;
+use crate::proxy::router::{FunctionCall, OwnRoute, Route};
+use crate::proxy::slot::Slot;
+use crate::proxy::upstream::{Answered, Failure, Outbound};
+use crate::table::view::Function;
+use crate::table::{CallerIndex, Table};
+use crate::telemetry::traffic::TrafficStats;
+
+/// A future of the core that polls it.
+pub type LocalFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
+
+/// The routes that the gateway answers itself; `api` implements them.
+pub trait OwnRoutes: Send + Sync + 'static {
+    fn answer<'a>(&'a self, route: OwnRoute<'a>) -> LocalFuture<'a, Response<Body>>;
+}
+
+/// What all cores share.
+pub struct Gateway {
+    pub table: Arc<Table>,
+    pub callers: Arc<dyn CallerIndex>,
+    pub wake: Arc<dyn wake::Wake>,
+    pub own: Arc<dyn OwnRoutes>,
+    pub cors: CorsOrigins,
+    pub limits: Limits,
+    pub stats: Arc<TrafficStats>,
+}
+
+/// One core's part: what all share, and its own connections to functions.
+pub(crate) struct Core {
+    pub(crate) gateway: Arc<Gateway>,
+    pool: Rc<upstream::Pool>,
+}
+
+/// Endpoints that a request is offered to before it is given up, and the wait between two rounds of them
+/// (reference §1.7: up to 10 attempts, 100 ms apart).
+const OFFERS_MAX: u32 = 10;
+const OFFER_PAUSE: Duration = Duration::from_millis(100);
+
+/// From a request's head to the head of its response. The body, and the outcome with it, goes on after this.
+pub(crate) async fn serve_request(connection: Rc<Connection>, request: Request<Incoming>) -> Response<Body> {
+    let gateway = &connection.core.gateway;
+    let (head, body) = request.into_parts();
+    let target = head.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+    let origin = head.headers.get(header::ORIGIN).cloned();
+    let outcome = Outcome::begin(&connection, &head.method, &target);
+    if let Some(preflight) = cors::preflight(&gateway.cors, &head) {
+        return outcome.answer(preflight);
+    }
+    let mut response = match well_formed(&head).and_then(|()| router::route(&head.method, &target)) {
+        Ok(Route::Function(call)) => serve_call(&connection, call, head, body, outcome).await,
+        Ok(Route::Own(route)) => outcome.answer(gateway.own.answer(route).await),
+        Err(rejection) => outcome.reject(rejection),
+    };
+    if let Some(origin) = origin {
+        cors::annotate(&gateway.cors, &origin, response.headers_mut());
+    }
+    response
+}
+
+/// One call of a function, stage by stage.
+async fn serve_call(
+    connection: &Connection,
+    call: FunctionCall<'_>,
+    mut head: request::Parts,
+    body: Incoming,
+    mut outcome: Outcome,
+) -> Response<Body> {
+    let function = match admit(connection, &call).await {
+        Ok(function) => function,
+        Err(rejection) => return outcome.reject(rejection),
+    };
+    outcome.concerns(&function);
+    let limits = &connection.core.gateway.limits;
+    if declared_length(&head).is_some_and(|length| length > limits.body_bytes) {
+        return outcome.reject(Rejection::BodyTooLarge { limit: limits.body_bytes });
+    }
+    upstream::prepare(&mut head, call.path_offset, connection);
+    let outbound = Outbound { head, body: RequestBody::new(body, body_limits(limits)) };
+    match forward(&connection.core, function, outbound, Tick::of(outcome.started)).await {
+        Ok((answered, slot)) => upstream::relay(answered, slot, outcome),
+        Err(Failure::Sent(rejection)) => outcome.reject(rejection),
+        Err(Failure::Unsent(_)) => outcome.reject(Rejection::ConnectFailed),
+        Err(Failure::ClientGone) => {
+            drop(outcome);
+            Rejection::BadRequest("the request ended within its body").into_response()
+        }
+    }
+}
+
+/// The function, if this caller may call this path of it.
+async fn admit(connection: &Connection, call: &FunctionCall<'_>) -> Result<Arc<Function>, Rejection> {
+    let function = connection.core.gateway.table.view().route(call.name).cloned();
+    let visibility = match &function {
+        Some(function) => visibility::of_path(&function.spec, call.path),
+        None => Visibility::Private,
+    };
+    if let (Some(function), Visibility::Public) = (&function, visibility) {
+        return Ok(Arc::clone(function));
+    }
+    // Worked out for unknown functions too, so that the time of the answer does not tell them from private ones.
+    let caller = connection.caller().await;
+    let function = function.ok_or(Rejection::NotFound)?;
+    visibility::decide(visibility, caller, &function.id, &function.spec)?;
+    Ok(function)
+}
+
+/// Wake, slot, upstream: again with another endpoint while nothing of the request has been sent.
+async fn forward(
+    core: &Core,
+    mut function: Arc<Function>,
+    mut outbound: Outbound,
+    now: Tick,
+) -> Result<(Answered, Slot), Failure> {
+    let gateway = &*core.gateway;
+    let limits = &gateway.limits;
+    let mut refusals = 0;
+    loop {
+        function = wake::ready(&gateway.table, &*gateway.wake, function, limits.waiting_per_function).await?;
+        let waiting_max = limits.waiting_per_function;
+        let slot = slot::acquire(&gateway.table, &function, now, waiting_max, limits.slot_timeout).await?;
+        if let Some(slot) = slot {
+            let timeout = function.spec.sync_calls.http_timeout;
+            match upstream::send(&core.pool, &slot, outbound, timeout).await {
+                Ok(answered) => return Ok((answered, slot)),
+                Err(Failure::Unsent(back)) => outbound = *back,
+                Err(failure) => return Err(failure),
+            }
+            refusals += 1;
+            if refusals >= OFFERS_MAX {
+                return Err(Failure::Unsent(Box::new(outbound)));
+            }
+            drop(slot);
+            if refusals as usize >= function.endpoints.len() {
+                // All have refused: the view is about to change, or the function is overrun.
+                let _changed = tokio::time::timeout(OFFER_PAUSE, function.live.changed()).await.is_ok();
+            }
+        }
+        let current = gateway.table.view().function(&function.id).cloned();
+        function = current.ok_or(Rejection::FunctionRemoved)?;
+    }
+}
+
+impl From<Rejection> for Failure {
+    fn from(rejection: Rejection) -> Self {
+        Self::Sent(rejection)
+    }
+}
+
+/// What hyper lets through and we do not: a target or a `Host` that two readers could understand differently.
+fn well_formed(head: &request::Parts) -> Result<(), Rejection> {
+    let mut hosts = head.headers.get_all(header::HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (_, Some(_)) => Err(Rejection::BadRequest("more than one Host header")),
+        (None, None) if head.version == Version::HTTP_11 => Err(Rejection::BadRequest("no Host header")),
+        _ => Ok(()),
+    }
+}
+
+fn declared_length(head: &request::Parts) -> Option<u64> {
+    head.headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+fn body_limits(limits: &Limits) -> BodyLimits {
+    BodyLimits {
+        bytes: limits.body_bytes,
+        bytes_per_second: limits.body_bytes_per_second,
+        grace: limits.body_rate_grace,
+    }
+}

@@ -1,0 +1,114 @@
+//! Sends a request to one endpoint and streams the answer back, over connections that this core keeps.
+//!
+//! An HTTP/1.1 connection is driven by the task of the request that uses it: no task of its own, no channel
+//! between cores. HTTP/2 connections are shared by requests and therefore have a task.
+
+mod h1;
+mod h2;
+mod headers;
+mod pool;
+mod response;
+mod upgrade;
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use http::{Request, Response, request};
+use hyper::body::Incoming;
+
+pub(super) use h2::LocalExecutor;
+pub(super) use pool::{Pool, PoolLimits};
+pub(super) use response::ResponseBody;
+
+use crate::model::spec::UpstreamProtocol;
+use crate::proxy::body::{Body, BodyFault, RequestBody};
+use crate::proxy::caller::Connection;
+use crate::proxy::outcome::Outcome;
+use crate::proxy::rejection::Rejection;
+use crate::proxy::slot::Slot;
+
+/// A request that has not been sent yet; can be sent to another endpoint if sending it did not begin.
+pub(super) struct Outbound {
+    pub head: request::Parts,
+    pub body: RequestBody,
+}
+
+/// Why there is no response.
+pub(super) enum Failure {
+    /// Nothing of the request was sent: another endpoint may take it.
+    Unsent(Box<Outbound>),
+    /// The request, or a part of it, may have been seen by the function.
+    Sent(Rejection),
+    /// The client is gone, so nobody waits for an answer.
+    ClientGone,
+}
+
+/// The response's head has arrived; `relay` turns it into what the client gets.
+pub(super) struct Answered {
+    response: Response<Incoming>,
+    lease: Option<pool::Lease>,
+    tunnel: Option<upgrade::Tunnel>,
+}
+
+/// Rewrites the head for the function, whichever endpoint will get it. `path_offset` is where the function's own path starts.
+pub(super) fn prepare(head: &mut request::Parts, path_offset: usize, connection: &Connection) {
+    upgrade::remember(head);
+    let target = head.uri.path_and_query().expect("a routed request has a path");
+    let inner = headers::inner_target(target, path_offset);
+    headers::prepare_request(&mut head.headers, head.uri.authority(), connection.peer_header());
+    head.uri = inner;
+}
+
+/// Sends to the endpoint of `slot`, waiting for the response's head for at most `timeout`.
+pub(super) async fn send(
+    pool: &Rc<Pool>,
+    slot: &Slot,
+    outbound: Outbound,
+    timeout: Duration,
+) -> Result<Answered, Failure> {
+    let endpoint = &slot.endpoint;
+    let sending = async {
+        match (endpoint.protocol, upgrade::wanted(&outbound.head)) {
+            (UpstreamProtocol::H2c, _) => h2::send(pool, endpoint, outbound).await,
+            (UpstreamProtocol::Http1, true) => upgrade::send(pool, endpoint, outbound).await,
+            (UpstreamProtocol::Http1, false) => h1::send(pool, endpoint, outbound).await,
+        }
+    };
+    match tokio::time::timeout(timeout, sending).await {
+        Ok(result) => result,
+        Err(_elapsed) => Err(Failure::Sent(Rejection::ResponseTimeout { after: timeout })),
+    }
+}
+
+/// What the client gets of an answer. The slot and the outcome live until its body has been relayed.
+pub(super) fn relay(answered: Answered, slot: Slot, mut outcome: Outcome) -> Response<Body> {
+    let Answered { response, lease, tunnel } = answered;
+    let (mut head, incoming) = response.into_parts();
+    headers::remove_hop_by_hop(&mut head.headers);
+    outcome.responds(head.status);
+    if let Some(tunnel) = tunnel {
+        return tunnel.open(head, slot, outcome);
+    }
+    Response::from_parts(head, Body::function(ResponseBody::new(incoming, lease, slot, outcome)))
+}
+
+/// What an error of a connection in use means for the request.
+fn failure_of(error: &hyper::Error) -> Failure {
+    match BodyFault::behind(error) {
+        Some(BodyFault::TooLarge(limit)) => Failure::Sent(Rejection::BodyTooLarge { limit: *limit }),
+        Some(BodyFault::TooSlow) => Failure::Sent(Rejection::BodyTooSlow),
+        Some(BodyFault::Client(_)) => Failure::ClientGone,
+        None => Failure::Sent(Rejection::ResponseFailed),
+    }
+}
+
+impl Outbound {
+    fn into_request(self) -> Request<RequestBody> {
+        Request::from_parts(self.head, self.body)
+    }
+
+    fn from_request(request: Request<RequestBody>) -> Self {
+        let (head, body) = request.into_parts();
+        Self { head, body }
+    }
+}

@@ -1,0 +1,75 @@
+//! A function's response body on its way to the client.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
+
+use super::pool::Lease;
+use crate::proxy::outcome::Outcome;
+use crate::proxy::slot::Slot;
+
+/// Streams from the connection that it holds; when it ends, the connection goes back to the pool, the slot is free
+/// and the outcome is written.
+pub(crate) struct ResponseBody {
+    incoming: Incoming,
+    /// The connection that brings the body, if this task has to drive it.
+    lease: Option<Lease>,
+    slot: Option<Slot>,
+    outcome: Option<Outcome>,
+}
+
+impl ResponseBody {
+    pub(super) fn new(incoming: Incoming, lease: Option<Lease>, slot: Slot, outcome: Outcome) -> Self {
+        Self { incoming, lease, slot: Some(slot), outcome: Some(outcome) }
+    }
+
+    pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let mut frame = Pin::new(&mut self.incoming).poll_frame(cx);
+        if frame.is_pending()
+            && let Some(lease) = &mut self.lease
+        {
+            // Asking for a frame made room for it; driving the connection brings it, or its end.
+            let _open = lease.connection.poll_drive(cx).is_pending();
+            frame = Pin::new(&mut self.incoming).poll_frame(cx);
+        }
+        match &frame {
+            Poll::Ready(Some(Err(error))) => {
+                self.lease = None;
+                if let Some(outcome) = self.outcome.take() {
+                    outcome.response_cut(error);
+                }
+            }
+            Poll::Ready(None) => self.complete(),
+            Poll::Ready(Some(Ok(_))) | Poll::Pending => {}
+        }
+        frame
+    }
+
+    fn complete(&mut self) {
+        self.slot = None;
+        let Some(outcome) = self.outcome.take() else { return };
+        let now = outcome.complete();
+        if let Some(lease) = self.lease.take() {
+            lease.give_back(now);
+        }
+    }
+
+    pub(crate) fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    pub(crate) fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}
+
+impl Drop for ResponseBody {
+    /// A body of known length is dropped once that much was written, without being asked for its end.
+    fn drop(&mut self) {
+        if self.outcome.is_some() && self.incoming.is_end_stream() {
+            self.complete();
+        }
+    }
+}

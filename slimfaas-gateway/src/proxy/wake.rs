@@ -1,0 +1,70 @@
+//! Waits until a function has a ready endpoint: woken by the table, never by a timer.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::clock::{self, Tick};
+use crate::proxy::rejection::Rejection;
+use crate::table::Table;
+use crate::table::view::Function;
+
+/// Tells the scaler that a function is needed now. Cheap, idempotent, does not wait.
+pub trait Wake: Send + Sync + 'static {
+    fn wake(&self, function: &Function);
+}
+
+/// Counts a waiting request for as long as it waits.
+pub(super) struct Waiting<'a>(&'a AtomicU32);
+
+impl<'a> Waiting<'a> {
+    pub(super) fn enter(function: &'a Function, limit: u32) -> Result<Self, Rejection> {
+        let waiting = Self(&function.live.waiting);
+        if waiting.0.fetch_add(1, Ordering::Relaxed) >= limit {
+            return Err(Rejection::TooManyWaiting { limit });
+        }
+        Ok(waiting)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A reading of the function that has an endpoint: at once, or after waking it.
+pub(super) async fn ready(
+    table: &Table,
+    wake: &dyn Wake,
+    function: Arc<Function>,
+    waiting_max: u32,
+) -> Result<Arc<Function>, Rejection> {
+    if !function.endpoints.is_empty() {
+        return Ok(function);
+    }
+    let started = clock::now();
+    let after = function.spec.sync_calls.http_timeout;
+    let waiting = Waiting::enter(&function, waiting_max)?;
+    function.live.note_call(Tick::of(started));
+    wake.wake(&function);
+    let ready = tokio::time::timeout_at(started + after, endpoint(table, &function))
+        .await
+        .map_err(|_elapsed| Rejection::WakeTimeout { after })??;
+    drop(waiting);
+    function.live.cold_starts.record(started.elapsed());
+    Ok(ready)
+}
+
+async fn endpoint(table: &Table, function: &Function) -> Result<Arc<Function>, Rejection> {
+    loop {
+        let changed = function.live.changed();
+        tokio::pin!(changed);
+        changed.as_mut().enable();
+        match table.view().function(&function.id) {
+            None => return Err(Rejection::FunctionRemoved),
+            Some(now) if !now.endpoints.is_empty() => return Ok(Arc::clone(now)),
+            Some(_) => {}
+        }
+        changed.await;
+    }
+}

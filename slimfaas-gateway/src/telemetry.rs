@@ -1,0 +1,5 @@
+//! What the gateway says of itself: logs and metrics.
+
+pub mod log;
+pub mod metrics;
+pub mod traffic;

@@ -1,0 +1,311 @@
+//! Every metric of the gateway, declared in this one file. Names are those of the original where it has them
+//! (reference §5).
+//!
+//! The hot path counts in plain atomics (`model::stats`, `table::activity`); two collectors read those at a scrape.
+//! What happens seldom goes through OpenTelemetry instruments.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use opentelemetry::metrics::{Counter, MeterProvider};
+use opentelemetry::{KeyValue, StringValue};
+use opentelemetry_sdk::metrics::SdkMeterProvider;
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::{
+    Bucket, Counter as PlainCounter, Gauge as PlainGauge, Histogram, LabelPair, Metric, MetricFamily, MetricType,
+};
+use prometheus::{Registry, TextEncoder};
+
+use crate::model::function::FunctionId;
+use crate::model::stats::{BUCKETS_MICROS, Durations, STATUS_CLASSES, StatusCounts};
+use crate::table::Table;
+use crate::table::view::Function;
+use crate::telemetry::traffic::{METHODS, REASONS, TrafficStats};
+
+/// The registry, and the instruments that are written to directly.
+pub struct Metrics {
+    registry: Registry,
+    scale_decisions: Counter<u64>,
+    /// Keeps the instruments alive.
+    _provider: SdkMeterProvider,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("cannot set up metrics: {0}")]
+pub struct MetricsError(String);
+
+impl Metrics {
+    pub fn new(table: &Arc<Table>, traffic: &Arc<TrafficStats>) -> Result<Arc<Self>, MetricsError> {
+        let registry = Registry::new();
+        let failed = |error: &dyn std::error::Error| MetricsError(error.to_string());
+        let traffic = TrafficCollector { stats: Arc::clone(traffic) };
+        let functions = FunctionCollector { table: Arc::clone(table) };
+        registry.register(Box::new(traffic)).map_err(|error| failed(&error))?;
+        registry.register(Box::new(functions)).map_err(|error| failed(&error))?;
+        let exporter = opentelemetry_prometheus::exporter()
+            .with_registry(registry.clone())
+            .without_target_info()
+            .scope_info_enabled(false)
+            .build()
+            .map_err(|error| failed(&error))?;
+        let provider = SdkMeterProvider::builder().with_reader(exporter).build();
+        let meter = provider.meter("slimfaas");
+        let scale_decisions = meter
+            .u64_counter("slimfaas_scale_decisions")
+            .with_description("Changes of a function's replicas that were asked for, by reason.")
+            .build();
+        Ok(Arc::new(Self { registry, scale_decisions, _provider: provider }))
+    }
+
+    /// The Prometheus text format, version 0.0.4.
+    pub fn render(&self) -> String {
+        TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_else(|error| {
+            tracing::error!(%error, "cannot render metrics");
+            String::new()
+        })
+    }
+
+    pub fn scale_decided(&self, function: &FunctionId, from: u32, to: u32, reason: &'static str) {
+        let direction = if to > from { "up" } else { "down" };
+        let labels = [
+            KeyValue::new("function", StringValue::from(Arc::clone(&function.name))),
+            KeyValue::new("namespace", StringValue::from(Arc::clone(&function.namespace))),
+            KeyValue::new("direction", direction),
+            KeyValue::new("reason", reason),
+        ];
+        self.scale_decisions.add(1, &labels);
+    }
+}
+
+struct TrafficCollector {
+    stats: Arc<TrafficStats>,
+}
+
+impl Collector for TrafficCollector {
+    fn desc(&self) -> Vec<&Desc> {
+        // None declared: the registry then compares no names with those of others.
+        Vec::new()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let stats = &self.stats;
+        let requests = METHODS.iter().zip(&stats.statuses).flat_map(|(method, counts)| {
+            by_class(counts).map(move |(code, count)| counter(&[("code", code), ("method", method)], count))
+        });
+        let reasons = REASONS.iter().zip(&stats.rejections);
+        let rejections = reasons.map(|(reason, count)| counter(&[("reason", reason)], count.load(Ordering::Relaxed)));
+        let in_progress = stats.in_progress.load(Ordering::Relaxed);
+        let connections = stats.connections.load(Ordering::Relaxed);
+        vec![
+            counters("http_requests_received_total", "Requests that have ended.", requests.collect()),
+            histograms(
+                "http_request_duration_seconds",
+                "From a request's head to the end of its response.",
+                vec![histogram(&[], &stats.durations)],
+            ),
+            gauges(
+                "http_requests_in_progress",
+                "Requests that have begun and not ended.",
+                vec![gauge(&[], in_progress)],
+            ),
+            gauges("slimfaas_client_connections", "Open connections of clients.", vec![gauge(&[], connections)]),
+            counters(
+                "slimfaas_rejections_total",
+                "Requests that the gateway refused, by reason.",
+                rejections.collect(),
+            ),
+            counters(
+                "slimfaas_clients_gone_total",
+                "Requests whose client went away before the end of the response (logged as 499).",
+                vec![counter(&[], stats.clients_gone.load(Ordering::Relaxed))],
+            ),
+            counters(
+                "slimfaas_responses_cut_total",
+                "Responses that the function broke off after their head.",
+                vec![counter(&[], stats.responses_cut.load(Ordering::Relaxed))],
+            ),
+        ]
+    }
+}
+
+/// One series per function of the current view: those of a removed function end with it.
+struct FunctionCollector {
+    table: Arc<Table>,
+}
+
+impl Collector for FunctionCollector {
+    fn desc(&self) -> Vec<&Desc> {
+        Vec::new()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let view = self.table.view();
+        let functions = view.functions();
+        let each = |metric: &dyn Fn(&Function, &[(&str, &str)]) -> Metric| -> Vec<Metric> {
+            functions.iter().map(|function| metric(function, &labels_of(function))).collect()
+        };
+        let statuses = functions.iter().flat_map(|function| {
+            let [name, namespace] = labels_of(function);
+            by_class(&function.live.statuses)
+                .map(move |(code, count)| counter(&[("code", code), name, namespace], count))
+        });
+        vec![
+            counters("slimfaas_function_requests_total", "Ended calls of the function.", statuses.collect()),
+            histograms(
+                "slimfaas_function_request_duration_seconds",
+                "From a call's head to the end of its response, waiting included.",
+                each(&|function, labels| histogram(labels, &function.live.durations)),
+            ),
+            histograms(
+                "slimfaas_function_cold_start_duration_seconds",
+                "How long calls waited that found no ready replica; the count is that of such calls.",
+                each(&|function, labels| histogram(labels, &function.live.cold_starts)),
+            ),
+            gauges(
+                "slimfaas_function_requests_in_flight",
+                "Calls that a replica works on.",
+                each(&|function, labels| gauge(labels, function.live.in_flight().into())),
+            ),
+            gauges(
+                "slimfaas_function_requests_waiting",
+                "Calls that wait for a replica or for a free slot.",
+                each(&|function, labels| gauge(labels, function.live.waiting().into())),
+            ),
+            gauges(
+                "slimfaas_autoscaler_desired_replicas",
+                "Replicas that the workload asks for.",
+                each(&|function, labels| gauge(labels, function.replicas_requested.into())),
+            ),
+            gauges(
+                "slimfaas_autoscaler_current_replicas",
+                "Replicas that exist.",
+                each(&|function, labels| gauge(labels, i64::try_from(function.pods.len()).unwrap_or(i64::MAX))),
+            ),
+            gauges(
+                "slimfaas_autoscaler_ready_replicas",
+                "Replicas that take requests.",
+                each(&|function, labels| gauge(labels, function.replicas_ready().into())),
+            ),
+            gauges(
+                "slimfaas_function_problems",
+                "Annotations of the function that could not be used as they are.",
+                each(&|function, labels| gauge(labels, i64::try_from(function.problems.len()).unwrap_or(i64::MAX))),
+            ),
+        ]
+    }
+}
+
+fn labels_of(function: &Function) -> [(&'static str, &str); 2] {
+    [("function", &function.id.name), ("namespace", &function.id.namespace)]
+}
+
+/// Classes that occurred; a series that is always zero says nothing.
+fn by_class(counts: &StatusCounts) -> impl Iterator<Item = (&'static str, u64)> + use<> {
+    STATUS_CLASSES.into_iter().zip(counts.read()).filter(|(_, count)| *count > 0)
+}
+
+fn counters(name: &str, help: &str, metrics: Vec<Metric>) -> MetricFamily {
+    family(name, help, MetricType::COUNTER, metrics)
+}
+
+fn gauges(name: &str, help: &str, metrics: Vec<Metric>) -> MetricFamily {
+    family(name, help, MetricType::GAUGE, metrics)
+}
+
+fn histograms(name: &str, help: &str, metrics: Vec<Metric>) -> MetricFamily {
+    family(name, help, MetricType::HISTOGRAM, metrics)
+}
+
+fn family(name: &str, help: &str, kind: MetricType, metrics: Vec<Metric>) -> MetricFamily {
+    let mut family = MetricFamily::default();
+    family.set_name(name.to_owned());
+    family.set_help(help.to_owned());
+    family.set_field_type(kind);
+    family.set_metric(metrics);
+    family
+}
+
+fn labelled(labels: &[(&str, &str)]) -> Metric {
+    let pair = |(name, value): &(&str, &str)| {
+        let mut pair = LabelPair::default();
+        pair.set_name((*name).to_owned());
+        pair.set_value((*value).to_owned());
+        pair
+    };
+    Metric::from_label(labels.iter().map(pair).collect())
+}
+
+#[expect(clippy::cast_precision_loss, reason = "the text format has floats only")]
+fn counter(labels: &[(&str, &str)], value: u64) -> Metric {
+    let mut counter = PlainCounter::default();
+    counter.set_value(value as f64);
+    let mut metric = labelled(labels);
+    metric.set_counter(counter);
+    metric
+}
+
+#[expect(clippy::cast_precision_loss, reason = "the text format has floats only")]
+fn gauge(labels: &[(&str, &str)], value: i64) -> Metric {
+    let mut gauge = PlainGauge::default();
+    gauge.set_value(value as f64);
+    let mut metric = labelled(labels);
+    metric.set_gauge(gauge);
+    metric
+}
+
+fn histogram(labels: &[(&str, &str)], durations: &Durations) -> Metric {
+    let (counts, sum) = durations.read();
+    let mut cumulative = 0;
+    let buckets = BUCKETS_MICROS.iter().zip(&counts).map(|(bound, count)| {
+        cumulative += count;
+        let mut bucket = Bucket::default();
+        bucket.set_upper_bound(std::time::Duration::from_micros(*bound).as_secs_f64());
+        bucket.set_cumulative_count(cumulative);
+        bucket
+    });
+    let mut histogram = Histogram::default();
+    histogram.set_bucket(buckets.collect());
+    histogram.set_sample_count(counts.iter().sum());
+    histogram.set_sample_sum(sum);
+    let mut metric = labelled(labels);
+    metric.set_histogram(histogram);
+    metric
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::model::function::WorkloadKind;
+    use crate::table::FunctionReport;
+
+    #[test]
+    fn a_scrape_shows_traffic_and_functions() {
+        let table = Table::new("default");
+        table.put(FunctionReport {
+            id: FunctionId::new("default", "fibonacci"),
+            kind: WorkloadKind::Deployment,
+            spec: Arc::default(),
+            problems: Arc::default(),
+            replicas_requested: 3,
+            pods: Vec::new(),
+        });
+        let traffic = Arc::new(TrafficStats::default());
+        let metrics = Metrics::new(&table, &traffic).expect("sets up");
+        traffic.ended(&http::Method::GET, 200, Duration::from_millis(2));
+        traffic.rejected("wake-timeout");
+        metrics.scale_decided(&FunctionId::new("default", "fibonacci"), 0, 1, "call");
+        let text = metrics.render();
+        for line in [
+            r#"http_requests_received_total{code="2xx",method="GET"} 1"#,
+            r#"http_request_duration_seconds_bucket{le="0.002"} 1"#,
+            r#"http_request_duration_seconds_count 1"#,
+            r#"slimfaas_rejections_total{reason="wake-timeout"} 1"#,
+            r#"slimfaas_autoscaler_desired_replicas{function="fibonacci",namespace="default"} 3"#,
+            r#"slimfaas_scale_decisions_total{direction="up",function="fibonacci",namespace="default",reason="call"} 1"#,
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! Counts of the traffic plane, over all functions: written without locks, read by a scrape.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
+
+use http::Method;
+
+use crate::model::stats::{Durations, StatusCounts};
+
+/// Methods that are counted under their own name; every other one is `OTHER`, since clients can invent names.
+pub const METHODS: [&str; 8] = ["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS", "OTHER"];
+
+/// Reasons of `Rejection::name`, in a fixed order.
+pub const REASONS: [&str; 12] = [
+    "not-found",
+    "method-not-allowed",
+    "bad-request",
+    "body-too-large",
+    "body-too-slow",
+    "too-many-waiting",
+    "wake-timeout",
+    "slot-timeout",
+    "function-removed",
+    "connect-failed",
+    "response-timeout",
+    "response-failed",
+];
+
+#[derive(Debug, Default)]
+pub struct TrafficStats {
+    /// Requests between their head and the end of their response.
+    pub in_progress: AtomicI64,
+    pub(super) connections: AtomicI64,
+    pub(super) statuses: [StatusCounts; METHODS.len()],
+    pub(super) durations: Durations,
+    pub(super) rejections: [AtomicU64; REASONS.len()],
+    pub(super) clients_gone: AtomicU64,
+    pub(super) responses_cut: AtomicU64,
+}
+
+impl TrafficStats {
+    pub fn ended(&self, method: &Method, status: u16, took: Duration) {
+        let method = METHODS.iter().position(|name| *name == method.as_str()).unwrap_or(METHODS.len() - 1);
+        self.statuses[method].count(status);
+        self.durations.record(took);
+    }
+
+    pub fn rejected(&self, reason: &str) {
+        let index = REASONS.iter().position(|name| *name == reason);
+        debug_assert!(index.is_some(), "{reason} is not in REASONS");
+        if let Some(index) = index {
+            self.rejections[index].fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// The client went away before the end of its response.
+    pub fn client_gone(&self) {
+        self.clients_gone.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The function broke off after the head of its response.
+    pub fn cut(&self) {
+        self.responses_cut.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts an open client connection until dropped.
+    pub fn connection(self: &Arc<Self>) -> OpenConnection {
+        self.connections.fetch_add(1, Ordering::Relaxed);
+        OpenConnection(Arc::clone(self))
+    }
+}
+
+pub struct OpenConnection(Arc<TrafficStats>);
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}

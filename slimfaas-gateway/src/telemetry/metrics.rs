@@ -4,6 +4,7 @@
 //! The hot path counts in plain atomics (`model::stats`, `table::activity`); two collectors read those at a scrape.
 //! What happens seldom goes through OpenTelemetry instruments.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -38,8 +39,13 @@ impl Metrics {
     pub fn new(table: &Arc<Table>, traffic: &Arc<TrafficStats>) -> Result<Arc<Self>, MetricsError> {
         let registry = Registry::new();
         let failed = |error: &dyn std::error::Error| MetricsError(error.to_string());
-        let traffic = TrafficCollector { stats: Arc::clone(traffic) };
-        let functions = FunctionCollector { table: Arc::clone(table) };
+        // The registry wants a description from each collector, to tell it from others.
+        let named = |name: &str| {
+            Desc::new(name.to_owned(), "A collector.".to_owned(), Vec::new(), HashMap::new())
+                .map_err(|error| failed(&error))
+        };
+        let traffic = TrafficCollector { name: named("slimfaas_traffic")?, stats: Arc::clone(traffic) };
+        let functions = FunctionCollector { name: named("slimfaas_functions")?, table: Arc::clone(table) };
         registry.register(Box::new(traffic)).map_err(|error| failed(&error))?;
         registry.register(Box::new(functions)).map_err(|error| failed(&error))?;
         let exporter = opentelemetry_prometheus::exporter()
@@ -78,13 +84,13 @@ impl Metrics {
 }
 
 struct TrafficCollector {
+    name: Desc,
     stats: Arc<TrafficStats>,
 }
 
 impl Collector for TrafficCollector {
     fn desc(&self) -> Vec<&Desc> {
-        // None declared: the registry then compares no names with those of others.
-        Vec::new()
+        vec![&self.name]
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
@@ -130,12 +136,13 @@ impl Collector for TrafficCollector {
 
 /// One series per function of the current view: those of a removed function end with it.
 struct FunctionCollector {
+    name: Desc,
     table: Arc<Table>,
 }
 
 impl Collector for FunctionCollector {
     fn desc(&self) -> Vec<&Desc> {
-        Vec::new()
+        vec![&self.name]
     }
 
     fn collect(&self) -> Vec<MetricFamily> {

@@ -1,5 +1,6 @@
 //! SlimFaas: a sidecar-free Kubernetes gateway for functions. Start reading at `proxy.rs`; `ARCHITECTURE.md` is the map.
 
+pub mod agent;
 pub mod api;
 pub mod clock;
 pub mod cluster;

@@ -1,7 +1,7 @@
 //! What happens to a function on this node, counted without locks: calls, requests in flight, requests waiting.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
@@ -18,6 +18,8 @@ pub struct Live {
     pub in_flight: AtomicU32,
     /// Requests that wait for an endpoint or a slot; only `proxy::{wake, slot}` change it.
     pub waiting: AtomicU32,
+    /// Something sleeps that the next call would wake: the scaler wants to hear of it.
+    call_awaited: AtomicBool,
     /// Where the search for the least loaded endpoint starts, so that ties go round.
     pub rotation: AtomicU32,
     pub slot_queue: SlotQueue,
@@ -32,14 +34,25 @@ pub struct Live {
 impl Live {
     /// Counts as a call at `tick`: keeps the function awake for its inactivity timeout.
     pub fn note_call(&self, tick: Tick) {
-        // A plain load first: most calls within one millisecond need no write to the shared line.
-        if self.last_call.load(Ordering::Relaxed) < tick.0 {
-            self.last_call.fetch_max(tick.0, Ordering::Relaxed);
+        // In one order with `call_awaited`, so that either the caller sees the flag or the scaler sees the call.
+        // A load first: most calls within one millisecond need no write to the shared line.
+        if self.last_call.load(Ordering::SeqCst) < tick.0 {
+            self.last_call.fetch_max(tick.0, Ordering::SeqCst);
         }
     }
 
     pub fn last_call(&self) -> Tick {
-        Tick(self.last_call.load(Ordering::Relaxed))
+        Tick(self.last_call.load(Ordering::SeqCst))
+    }
+
+    /// Asks that the next call be told to the scaler; read `last_call` again afterwards. True: nobody had asked yet.
+    pub fn await_call(&self) -> bool {
+        !self.call_awaited.swap(true, Ordering::SeqCst)
+    }
+
+    /// After `note_call`: whether the scaler must be told. True once per [`Self::await_call`].
+    pub fn take_call_awaited(&self) -> bool {
+        self.call_awaited.load(Ordering::SeqCst) && self.call_awaited.swap(false, Ordering::SeqCst)
     }
 
     /// Requests that hold a slot.

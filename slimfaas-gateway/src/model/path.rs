@@ -14,8 +14,11 @@ pub struct PathPrefix {
 
 impl PathPrefix {
     /// From an annotation's text, with or without the leading slash. The empty prefix and `/` cover every path.
+    /// A rule is kept decoded, with its dot segments resolved: that is one of the readings of whatever it means.
     pub fn new(text: &str) -> Self {
-        let segments: Vec<String> = text.split('/').filter(|s| !s.is_empty()).map(str::to_owned).collect();
+        // What cannot be decoded is literal: `/100%` covers a request for `/100%25`.
+        let decoded = decode(text).unwrap_or_else(|Unreadable| text.to_owned());
+        let segments = segments_of(&decoded, true);
         let folded = segments.iter().map(|s| s.to_lowercase()).collect();
         Self { segments, folded }
     }
@@ -170,6 +173,16 @@ mod tests {
         assert_eq!(covered("/Admin", "/aDMIN/x", Case::Folded), [true]);
         assert_eq!(covered("/", "/anything", Case::Exact), [true]);
         assert_eq!(covered("a/b", "/a/b/c", Case::Exact), [true]);
+    }
+
+    #[test]
+    fn a_rule_may_be_written_encoded() {
+        for rule in ["/caf%C3%A9", "/caf%c3%a9", "/café", "/x/../café", "./café/"] {
+            for path in ["/caf%c3%a9", "/caf%C3%A9/x", "/café"] {
+                assert!(covered(rule, path, Case::Exact).contains(&true), "{rule} {path}");
+            }
+        }
+        assert!(covered("/100%", "/100%25", Case::Exact).contains(&true));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Value types shared by every other module. No I/O, no clock, no lock.
 
+pub mod address;
 pub mod caller;
 pub mod function;
 pub mod path;

@@ -120,15 +120,18 @@ impl Table {
 }
 
 impl Entry {
-    /// Endpoints keep their identity (and their counters) for as long as the same pod has the same address.
+    /// Endpoints keep their identity (and their counters) for as long as the same pod is reached in the same way.
     fn reading(&mut self, retired: &mut Vec<Arc<Endpoint>>) -> Function {
         let mut kept: HashMap<Arc<str>, Arc<Endpoint>> = HashMap::new();
         let mut ready: Vec<Arc<Endpoint>> = Vec::new();
         for pod in &self.report.pods {
             let Some(address) = pod.address.as_ref().filter(|_| pod.is_ready()) else { continue };
-            let endpoint = match self.endpoints.get(&pod.name) {
-                Some(endpoint) if endpoint.address == *address => Arc::clone(endpoint),
-                _ => Arc::new(Endpoint::new(&pod.name, address.clone(), self.report.spec.protocol)),
+            let protocol = self.report.spec.protocol;
+            let same =
+                |e: &&Arc<Endpoint>| e.address == *address && e.base_path == pod.base_path && e.protocol == protocol;
+            let endpoint = match self.endpoints.get(&pod.name).filter(same) {
+                Some(endpoint) => Arc::clone(endpoint),
+                None => Arc::new(Endpoint::new(&pod.name, address.clone(), pod.base_path.clone(), protocol)),
             };
             kept.insert(Arc::clone(&pod.name), Arc::clone(&endpoint));
             ready.push(endpoint);

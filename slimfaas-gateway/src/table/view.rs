@@ -1,14 +1,13 @@
 //! One immutable reading of all functions.
 
 use std::collections::HashMap;
-use std::fmt;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use http::HeaderValue;
 
 use crate::clock::Tick;
+pub use crate::model::address::Address;
 use crate::model::function::{FunctionId, WorkloadKind};
 use crate::model::problem::Problem;
 use crate::model::spec::{FunctionSpec, UpstreamProtocol};
@@ -80,6 +79,8 @@ pub struct Pod {
     pub name: Arc<str>,
     /// Where it serves, once known.
     pub address: Option<Address>,
+    /// What goes before a request's path, from the URL template: starts with a slash, does not end with one.
+    pub base_path: Option<Arc<str>>,
     pub state: PodState,
 }
 
@@ -115,23 +116,6 @@ impl PodState {
     }
 }
 
-/// Where to connect.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Address {
-    Socket(SocketAddr),
-    /// A name that is resolved at each connect (docker-compose, a Service).
-    Host(Arc<str>, u16),
-}
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Socket(address) => address.fmt(f),
-            Self::Host(host, port) => write!(f, "{host}:{port}"),
-        }
-    }
-}
-
 /// One ready pod's address, with the number of requests in flight to it from this process.
 #[derive(Debug)]
 pub struct Endpoint {
@@ -139,6 +123,8 @@ pub struct Endpoint {
     pub id: u64,
     pub pod: Arc<str>,
     pub address: Address,
+    /// What goes before a request's path: starts with a slash, does not end with one.
+    pub base_path: Option<Arc<str>>,
     pub protocol: UpstreamProtocol,
     /// The `Host` that is sent to it.
     pub authority: HeaderValue,
@@ -152,7 +138,7 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    pub fn new(pod: &Arc<str>, address: Address, protocol: UpstreamProtocol) -> Self {
+    pub fn new(pod: &Arc<str>, address: Address, base_path: Option<Arc<str>>, protocol: UpstreamProtocol) -> Self {
         static NEXT_ID: AtomicU64 = AtomicU64::new(0);
         let authority = HeaderValue::from_str(&address.to_string())
             .unwrap_or_else(|_not_a_header| HeaderValue::from_static("function"));
@@ -160,6 +146,7 @@ impl Endpoint {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             pod: Arc::clone(pod),
             address,
+            base_path,
             protocol,
             authority,
             in_flight: AtomicU32::new(0),

@@ -2,6 +2,7 @@
 
 pub mod annotations;
 pub mod env;
+mod suggest;
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;

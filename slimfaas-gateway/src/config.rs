@@ -102,3 +102,14 @@ pub enum LogFormat {
     Text,
     Json,
 }
+
+/// Fails unless the file, named from the repository's root, holds `text`; with `UPDATE_DOCS=1` it is written.
+#[cfg(test)]
+fn check_document(file: &str, text: &str) {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(file);
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::write(&path, text).expect("the folder of the document exists");
+    }
+    let current = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(current == text, "{file} is out of date: run the tests once with UPDATE_DOCS=1");
+}

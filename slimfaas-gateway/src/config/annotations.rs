@@ -12,6 +12,8 @@ mod lists;
 mod properties;
 mod scale;
 mod schedule;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

@@ -2,7 +2,9 @@
 
 pub mod annotations;
 pub mod env;
+pub mod fixed_functions;
 mod suggest;
+pub mod url_template;
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;

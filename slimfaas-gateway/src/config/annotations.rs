@@ -342,7 +342,7 @@ impl Problems {
 }
 
 /// Somebody's text in a message: short, on one line.
-fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     format!("{:?}", excerpt(text))
 }
 

@@ -63,3 +63,50 @@ fn read_policy(mut section: Object<'_>, policy: &mut CallPolicy, last: &CallPoli
     }
     section.finish();
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::annotations::tests::{check, seconds};
+
+    #[test]
+    fn field_by_field() {
+        check(
+            &[("Configuration", r#"{"DefaultSync":{"HttpTimeout":1,"TimeoutRetries":[0],"HttpStatusRetries":[503]}}"#)],
+            |spec| {
+                spec.sync_calls = CallPolicy {
+                    http_timeout: Duration::from_secs(1),
+                    retry_delays: seconds(&[0]),
+                    retry_statuses: vec![503],
+                };
+            },
+            &[],
+        );
+        check(
+            &[("Configuration", r#"{"DefaultAsync":{"HttpTimeout":0,"TimeoutRetries":[],"httpStatusRetries":[500]}}"#)],
+            |spec| spec.async_calls.retry_delays = Vec::new(),
+            &[
+                "SlimFaas/Configuration: DefaultAsync.HttpTimeout: found 0; \
+                 allowed: a whole number from 1 to 86400; used instead: 120",
+                "SlimFaas/Configuration: DefaultAsync.httpStatusRetries: no such field, it is ignored; \
+                 did you mean HttpStatusRetries?",
+            ],
+        );
+        check(
+            &[("Configuration", r#"{"DefaultPublish":{"HttpStatusRetries":[99],"HttpTimeout":null},"DefaultSync":5}"#)],
+            |_| {},
+            &[
+                "SlimFaas/Configuration: DefaultSync: found 5; allowed: an object; \
+                 used instead: the last good object, else the defaults",
+                "SlimFaas/Configuration: DefaultPublish.HttpStatusRetries: found [99]; \
+                 allowed: a list of at most 500 whole numbers from 100 to 599; used instead: [500, 502, 503]",
+            ],
+        );
+        check(
+            &[("Configuration", "{")],
+            |_| {},
+            &["SlimFaas/Configuration: found \"{\" (EOF while parsing an object at line 1 column 1); \
+               allowed: a JSON object; used instead: the last good document, else the defaults"],
+        );
+    }
+}

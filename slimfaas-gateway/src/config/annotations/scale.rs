@@ -161,3 +161,86 @@ fn default_up() -> ScaleBehavior {
 fn default_down() -> ScaleBehavior {
     ScaleBehavior { stabilization: Duration::from_secs(300), policies: vec![percent_100()] }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::annotations::tests::check;
+
+    fn policy(kind: PolicyKind, value: u32, period: u64) -> ScalePolicy {
+        ScalePolicy { kind, value, period: Duration::from_secs(period) }
+    }
+
+    fn scale_default() -> ScaleSpec {
+        ScaleSpec {
+            replicas_max: None,
+            scrape_interval: None,
+            triggers: Vec::new(),
+            scale_up: ScaleBehavior {
+                stabilization: Duration::ZERO,
+                policies: vec![policy(PolicyKind::Percent, 100, 15), policy(PolicyKind::Pods, 4, 15)],
+            },
+            scale_down: ScaleBehavior {
+                stabilization: Duration::from_secs(300),
+                policies: vec![policy(PolicyKind::Percent, 100, 15)],
+            },
+        }
+    }
+
+    #[test]
+    fn triggers_and_behavior() {
+        let reference = r#"{ "ReplicaMax": 10, "ScrapeIntervalMilliseconds": 1000,
+            "Triggers": [ { "MetricType":"AverageValue", "MetricName":"rps", "Query":"sum by (a) (x)", "Threshold":50 } ],
+            "Behavior": {
+              "ScaleUp":   { "StabilizationWindowSeconds":0,   "Policies":[ {"Type":"Percent","Value":100,"PeriodSeconds":15}, {"Type":"Pods","Value":4,"PeriodSeconds":15} ] },
+              "ScaleDown": { "StabilizationWindowSeconds":300, "Policies":[ {"Type":"Percent","Value":100,"PeriodSeconds":15} ] } } }"#;
+        let trigger = |query: &str, threshold| Trigger {
+            metric_type: MetricType::AverageValue,
+            metric_name: "rps".into(),
+            query: query.into(),
+            threshold,
+        };
+        let expected = ScaleSpec {
+            replicas_max: Some(10),
+            scrape_interval: Some(Duration::from_secs(1)),
+            triggers: vec![trigger("sum by (a) (x)", 50.0)],
+            ..scale_default()
+        };
+        check(&[("Scale", reference)], |spec| spec.scale = Some(expected), &[]);
+        check(&[("Scale", "{}")], |spec| spec.scale = Some(scale_default()), &[]);
+
+        // A direction without a window has none, without policies or with an empty list of them the default ones.
+        let no_window = ScaleSpec {
+            scale_down: ScaleBehavior { stabilization: Duration::ZERO, ..scale_default().scale_down },
+            ..scale_default()
+        };
+        for text in [r#"{"Behavior":{"ScaleDown":{}}}"#, r#"{"Behavior":{"ScaleDown":{"Policies":[]}}}"#] {
+            check(&[("Scale", text)], |spec| spec.scale = Some(no_window.clone()), &[]);
+        }
+        let one_policy = ScaleSpec {
+            scale_up: ScaleBehavior {
+                stabilization: Duration::from_secs(5),
+                policies: vec![policy(PolicyKind::Pods, 100, 15)],
+            },
+            ..scale_default()
+        };
+        check(
+            &[("Scale", r#"{"Behavior":{"ScaleUp":{"StabilizationWindowSeconds":5,"Policies":[{"Type":"Pods"}]}}}"#)],
+            |spec| spec.scale = Some(one_policy),
+            &[],
+        );
+        check(
+            &[(
+                "Scale",
+                r#"{"ScrapeIntervalMilliseconds":999,"Triggers":[{"MetricName":"rps","Query":"x","Threshold":0}]}"#,
+            )],
+            |spec| spec.scale = Some(ScaleSpec { triggers: vec![trigger("x", 0.0)], ..scale_default() }),
+            &[
+                "SlimFaas/Scale: ScrapeIntervalMilliseconds: found 999; allowed: a whole number from 1000 to 300000; \
+                 used instead: the last good value, else none",
+                "SlimFaas/Scale: Triggers[0]: Threshold: allowed: a number above 0; \
+                 the trigger has no effect, except that nothing is scaled down",
+            ],
+        );
+    }
+}

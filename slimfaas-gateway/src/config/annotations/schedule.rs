@@ -128,3 +128,65 @@ fn time_of_day(text: &str) -> Option<NaiveTime> {
     };
     NaiveTime::from_hms_opt(number(hour)?, number(minute)?, 0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::annotations::tests::{at, check};
+
+    #[test]
+    fn times_and_zone() {
+        let reference = r#"{ "TimeZoneID": "Europe/Paris", "Default": { "WakeUp": ["07:00"],
+            "ScaleDownTimeout": [ {"Time":"07:00","Value":20}, {"Time":"21:00","Value":10} ] } }"#;
+        let timeout = |from, value| ScheduledTimeout { from, timeout: Duration::from_secs(value) };
+        let paris = Schedule {
+            zone: Tz::Europe__Paris,
+            wake_ups: vec![at(7, 0)],
+            idle_timeouts: vec![timeout(at(7, 0), 20), timeout(at(21, 0), 10)],
+        };
+        check(&[("Schedule", reference)], |spec| spec.schedule = Some(paris), &[]);
+
+        let empty = Schedule { zone: Tz::GB, wake_ups: vec![], idle_timeouts: vec![] };
+        check(&[("Schedule", "{}")], |spec| spec.schedule = Some(empty.clone()), &[]);
+
+        let sorted = Schedule { wake_ups: vec![at(6, 5), at(23, 59)], ..empty.clone() };
+        check(
+            &[("Schedule", r#"{"Default":{"WakeUp":["23:59","6:5","06:05"]}}"#)],
+            |spec| spec.schedule = Some(sorted),
+            &[],
+        );
+
+        let allowed = "allowed: a time of day such as \"7:00\" or \"21:30\"; the entry is skipped";
+        check(
+            &[("Schedule", r#"{"TimeZoneID":"Europe/Pariss","Default":{"WakeUp":["24:00","7",7],"Wakeup":[]}}"#)],
+            |spec| spec.schedule = Some(empty.clone()),
+            &[
+                "SlimFaas/Schedule: TimeZoneID: found \"Europe/Pariss\"; \
+                 allowed: an IANA time zone such as Europe/Paris; used instead: GB; did you mean Europe/Paris?",
+                &format!("SlimFaas/Schedule: Default: WakeUp[0]: found \"24:00\"; {allowed}"),
+                &format!("SlimFaas/Schedule: Default: WakeUp[1]: found \"7\"; {allowed}"),
+                &format!("SlimFaas/Schedule: Default: WakeUp[2]: found 7; {allowed}"),
+                "SlimFaas/Schedule: Default.Wakeup: no such field, it is ignored; did you mean WakeUp?",
+            ],
+        );
+        check(
+            &[(
+                "Schedule",
+                r#"{"Default":{"ScaleDownTimeout":[{"Time":"7:00"},{"Value":1},{"Time":"+7:0","Value":-1}]}}"#,
+            )],
+            |spec| spec.schedule = Some(empty),
+            &[
+                "SlimFaas/Schedule: Default.ScaleDownTimeout[0]: it has no Value (seconds); the entry is skipped",
+                "SlimFaas/Schedule: Default.ScaleDownTimeout[1]: it has no Time; the entry is skipped",
+                &format!("SlimFaas/Schedule: Default.ScaleDownTimeout[2]: Time: found \"+7:0\"; {allowed}"),
+                "SlimFaas/Schedule: Default.ScaleDownTimeout[2].Value: found -1; \
+                 allowed: a whole number from 0 to 2147483647; used instead: nothing, the entry is skipped",
+            ],
+        );
+        check(
+            &[("Schedule", "[]")],
+            |_| {},
+            &["SlimFaas/Schedule: found []; allowed: a JSON object; used instead: the last good schedule, else none"],
+        );
+    }
+}

@@ -5,10 +5,8 @@ use chrono_tz::Tz;
 
 use super::*;
 use crate::model::path::PathPrefix;
-use crate::model::schedule::{Schedule, ScheduledTimeout};
-use crate::model::spec::{
-    CallPolicy, Dependency, MetricType, PolicyKind, ScaleBehavior, ScalePolicy, ScaleSpec, Trigger,
-};
+use crate::model::schedule::Schedule;
+use crate::model::spec::{CallPolicy, Dependency};
 use crate::model::visibility::{EventSubscription, PathRule};
 
 fn annotations(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
@@ -17,7 +15,7 @@ fn annotations(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
 
 /// `pairs` (keys without their prefix) change the defaults by `change` and nothing else, with these problems.
 #[track_caller]
-fn check(pairs: &[(&str, &str)], change: impl FnOnce(&mut FunctionSpec), problems: &[&str]) {
+pub(super) fn check(pairs: &[(&str, &str)], change: impl FnOnce(&mut FunctionSpec), problems: &[&str]) {
     check_after(None, pairs, change, problems);
 }
 
@@ -37,7 +35,7 @@ fn check_after(
     assert_eq!(found, problems, "{pairs:?}");
 }
 
-fn seconds(all: &[u64]) -> Vec<Duration> {
+pub(super) fn seconds(all: &[u64]) -> Vec<Duration> {
     all.iter().copied().map(Duration::from_secs).collect()
 }
 
@@ -49,7 +47,7 @@ fn event(name: &str, visibility: Visibility) -> EventSubscription {
     EventSubscription { event: name.to_owned(), visibility }
 }
 
-fn at(hour: u32, minute: u32) -> NaiveTime {
+pub(super) fn at(hour: u32, minute: u32) -> NaiveTime {
     NaiveTime::from_hms_opt(hour, minute, 0).expect("a time of day")
 }
 
@@ -328,177 +326,6 @@ fn excluded_callers_are_names() {
 }
 
 #[test]
-fn configuration_field_by_field() {
-    check(
-        &[("Configuration", r#"{"DefaultSync":{"HttpTimeout":1,"TimeoutRetries":[0],"HttpStatusRetries":[503]}}"#)],
-        |spec| {
-            spec.sync_calls = CallPolicy {
-                http_timeout: Duration::from_secs(1),
-                retry_delays: seconds(&[0]),
-                retry_statuses: vec![503],
-            };
-        },
-        &[],
-    );
-    check(
-        &[("Configuration", r#"{"DefaultAsync":{"HttpTimeout":0,"TimeoutRetries":[],"httpStatusRetries":[500]}}"#)],
-        |spec| spec.async_calls.retry_delays = Vec::new(),
-        &[
-            "SlimFaas/Configuration: DefaultAsync.HttpTimeout: found 0; \
-             allowed: a whole number from 1 to 86400; used instead: 120",
-            "SlimFaas/Configuration: DefaultAsync.httpStatusRetries: no such field, it is ignored; \
-             did you mean HttpStatusRetries?",
-        ],
-    );
-    check(
-        &[("Configuration", r#"{"DefaultPublish":{"HttpStatusRetries":[99],"HttpTimeout":null},"DefaultSync":5}"#)],
-        |_| {},
-        &[
-            "SlimFaas/Configuration: DefaultSync: found 5; allowed: an object; \
-             used instead: the last good object, else the defaults",
-            "SlimFaas/Configuration: DefaultPublish.HttpStatusRetries: found [99]; \
-             allowed: a list of at most 500 whole numbers from 100 to 599; used instead: [500, 502, 503]",
-        ],
-    );
-    check(
-        &[("Configuration", "{")],
-        |_| {},
-        &["SlimFaas/Configuration: found \"{\" (EOF while parsing an object at line 1 column 1); \
-           allowed: a JSON object; used instead: the last good document, else the defaults"],
-    );
-}
-
-#[test]
-fn schedule() {
-    let reference = r#"{ "TimeZoneID": "Europe/Paris", "Default": { "WakeUp": ["07:00"],
-        "ScaleDownTimeout": [ {"Time":"07:00","Value":20}, {"Time":"21:00","Value":10} ] } }"#;
-    let timeout = |from, value| ScheduledTimeout { from, timeout: Duration::from_secs(value) };
-    let paris = Schedule {
-        zone: Tz::Europe__Paris,
-        wake_ups: vec![at(7, 0)],
-        idle_timeouts: vec![timeout(at(7, 0), 20), timeout(at(21, 0), 10)],
-    };
-    check(&[("Schedule", reference)], |spec| spec.schedule = Some(paris), &[]);
-
-    let empty = Schedule { zone: Tz::GB, wake_ups: vec![], idle_timeouts: vec![] };
-    check(&[("Schedule", "{}")], |spec| spec.schedule = Some(empty.clone()), &[]);
-
-    let sorted = Schedule { wake_ups: vec![at(6, 5), at(23, 59)], ..empty.clone() };
-    check(
-        &[("Schedule", r#"{"Default":{"WakeUp":["23:59","6:5","06:05"]}}"#)],
-        |spec| spec.schedule = Some(sorted),
-        &[],
-    );
-
-    let allowed = "allowed: a time of day such as \"7:00\" or \"21:30\"; the entry is skipped";
-    check(
-        &[("Schedule", r#"{"TimeZoneID":"Europe/Pariss","Default":{"WakeUp":["24:00","7",7],"Wakeup":[]}}"#)],
-        |spec| spec.schedule = Some(empty.clone()),
-        &[
-            "SlimFaas/Schedule: TimeZoneID: found \"Europe/Pariss\"; \
-             allowed: an IANA time zone such as Europe/Paris; used instead: GB; did you mean Europe/Paris?",
-            &format!("SlimFaas/Schedule: Default: WakeUp[0]: found \"24:00\"; {allowed}"),
-            &format!("SlimFaas/Schedule: Default: WakeUp[1]: found \"7\"; {allowed}"),
-            &format!("SlimFaas/Schedule: Default: WakeUp[2]: found 7; {allowed}"),
-            "SlimFaas/Schedule: Default.Wakeup: no such field, it is ignored; did you mean WakeUp?",
-        ],
-    );
-    check(
-        &[("Schedule", r#"{"Default":{"ScaleDownTimeout":[{"Time":"7:00"},{"Value":1},{"Time":"+7:0","Value":-1}]}}"#)],
-        |spec| spec.schedule = Some(empty),
-        &[
-            "SlimFaas/Schedule: Default.ScaleDownTimeout[0]: it has no Value (seconds); the entry is skipped",
-            "SlimFaas/Schedule: Default.ScaleDownTimeout[1]: it has no Time; the entry is skipped",
-            &format!("SlimFaas/Schedule: Default.ScaleDownTimeout[2]: Time: found \"+7:0\"; {allowed}"),
-            "SlimFaas/Schedule: Default.ScaleDownTimeout[2].Value: found -1; \
-             allowed: a whole number from 0 to 2147483647; used instead: nothing, the entry is skipped",
-        ],
-    );
-    check(
-        &[("Schedule", "[]")],
-        |_| {},
-        &["SlimFaas/Schedule: found []; allowed: a JSON object; used instead: the last good schedule, else none"],
-    );
-}
-
-fn policy(kind: PolicyKind, value: u32, period: u64) -> ScalePolicy {
-    ScalePolicy { kind, value, period: Duration::from_secs(period) }
-}
-
-fn scale_default() -> ScaleSpec {
-    ScaleSpec {
-        replicas_max: None,
-        scrape_interval: None,
-        triggers: Vec::new(),
-        scale_up: ScaleBehavior {
-            stabilization: Duration::ZERO,
-            policies: vec![policy(PolicyKind::Percent, 100, 15), policy(PolicyKind::Pods, 4, 15)],
-        },
-        scale_down: ScaleBehavior {
-            stabilization: Duration::from_secs(300),
-            policies: vec![policy(PolicyKind::Percent, 100, 15)],
-        },
-    }
-}
-
-#[test]
-fn scale() {
-    let reference = r#"{ "ReplicaMax": 10, "ScrapeIntervalMilliseconds": 1000,
-        "Triggers": [ { "MetricType":"AverageValue", "MetricName":"rps", "Query":"sum by (a) (x)", "Threshold":50 } ],
-        "Behavior": {
-          "ScaleUp":   { "StabilizationWindowSeconds":0,   "Policies":[ {"Type":"Percent","Value":100,"PeriodSeconds":15}, {"Type":"Pods","Value":4,"PeriodSeconds":15} ] },
-          "ScaleDown": { "StabilizationWindowSeconds":300, "Policies":[ {"Type":"Percent","Value":100,"PeriodSeconds":15} ] } } }"#;
-    let trigger = |query: &str, threshold| Trigger {
-        metric_type: MetricType::AverageValue,
-        metric_name: "rps".into(),
-        query: query.into(),
-        threshold,
-    };
-    let expected = ScaleSpec {
-        replicas_max: Some(10),
-        scrape_interval: Some(Duration::from_secs(1)),
-        triggers: vec![trigger("sum by (a) (x)", 50.0)],
-        ..scale_default()
-    };
-    check(&[("Scale", reference)], |spec| spec.scale = Some(expected), &[]);
-    check(&[("Scale", "{}")], |spec| spec.scale = Some(scale_default()), &[]);
-
-    // A direction without a window has none, without policies or with an empty list of them the default ones.
-    let no_window = ScaleSpec {
-        scale_down: ScaleBehavior { stabilization: Duration::ZERO, ..scale_default().scale_down },
-        ..scale_default()
-    };
-    for text in [r#"{"Behavior":{"ScaleDown":{}}}"#, r#"{"Behavior":{"ScaleDown":{"Policies":[]}}}"#] {
-        check(&[("Scale", text)], |spec| spec.scale = Some(no_window.clone()), &[]);
-    }
-    let one_policy = ScaleSpec {
-        scale_up: ScaleBehavior {
-            stabilization: Duration::from_secs(5),
-            policies: vec![policy(PolicyKind::Pods, 100, 15)],
-        },
-        ..scale_default()
-    };
-    check(
-        &[("Scale", r#"{"Behavior":{"ScaleUp":{"StabilizationWindowSeconds":5,"Policies":[{"Type":"Pods"}]}}}"#)],
-        |spec| spec.scale = Some(one_policy),
-        &[],
-    );
-    check(
-        &[(
-            "Scale",
-            r#"{"ScrapeIntervalMilliseconds":999,"Triggers":[{"MetricName":"rps","Query":"x","Threshold":0}]}"#,
-        )],
-        |spec| spec.scale = Some(ScaleSpec { triggers: vec![trigger("x", 0.0)], ..scale_default() }),
-        &[
-            "SlimFaas/Scale: ScrapeIntervalMilliseconds: found 999; allowed: a whole number from 1000 to 300000; \
-             used instead: the last good value, else none",
-            "SlimFaas/Scale: Triggers[0]: Threshold: allowed: a number above 0; \
-             the trigger has no effect, except that nothing is scaled down",
-        ],
-    );
-}
-
-#[test]
 fn unknown_names_are_said_and_nobody_elses() {
     check(
         &[("ReplicaMin", "1"), ("Image", "x")],
@@ -525,7 +352,8 @@ fn a_bad_value_keeps_the_last_good_one() {
     good.parallel.per_pod = Some(3);
     good.async_calls.retry_delays = seconds(&[9]);
     good.depends_on = vec![Dependency::Workload("a".into())];
-    good.scale = Some(ScaleSpec { replicas_max: Some(4), ..scale_default() });
+    let scale = annotations(&[("SlimFaas/Scale", r#"{"ReplicaMax":4}"#)]);
+    good.scale = parse(&scale).0.scale;
     good.schedule = Some(Schedule { zone: Tz::Asia__Tokyo, wake_ups: vec![at(1, 2)], idle_timeouts: vec![] });
     let bad = [
         ("ReplicasMin", "many"),

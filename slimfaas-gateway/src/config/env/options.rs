@@ -1,0 +1,414 @@
+//! The table of options: what each is called, allows, means and is by default, and why.
+
+use std::net::{IpAddr, Ipv6Addr};
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use super::values;
+use crate::config::url_template::UrlTemplate;
+use crate::config::{ClusterSource, Config, CorsOrigins, Limits, Listen, Log, LogFormat, fixed_functions};
+
+pub(super) const NAMESPACE: &str = "SlimFaas__Namespace";
+pub(super) const ORCHESTRATOR: &str = "SlimFaas__Orchestrator";
+
+/// One option.
+pub(super) struct Opt {
+    pub(super) name: &'static str,
+    /// In the order in which they count.
+    pub(super) old: &'static [&'static str],
+    /// In the syntax of the option; empty: nothing is set.
+    pub(super) default: &'static str,
+    pub(super) doc: &'static str,
+    /// May be given as `Name__0`, `Name__1`, ….
+    pub(super) is_list: bool,
+    pub(super) reads: Reads,
+}
+
+impl Opt {
+    pub(super) fn names(&self) -> impl Iterator<Item = &'static str> + use<> {
+        std::iter::once(self.name).chain(self.old.iter().copied())
+    }
+}
+
+/// How a value is read and where it goes.
+pub(super) enum Reads {
+    Whole(RangeInclusive<u64>, fn(&mut Draft, u64)),
+    /// The range is in milliseconds.
+    Seconds(RangeInclusive<u64>, fn(&mut Draft, Duration)),
+    Bytes(RangeInclusive<u64>, fn(&mut Draft, u64)),
+    /// What is allowed, for people, and a reader whose error says what is allowed instead of what was found.
+    Text(&'static str, fn(&mut Draft, &str) -> Result<(), String>),
+}
+
+impl Reads {
+    pub(super) fn read(&self, draft: &mut Draft, text: &str) -> Result<(), String> {
+        let refused = || format!("allowed: {}", self.allowed());
+        match self {
+            Self::Whole(range, set) => set(draft, values::whole(text, range).ok_or_else(refused)?),
+            Self::Seconds(range, set) => set(draft, values::duration(text, range).ok_or_else(refused)?),
+            Self::Bytes(range, set) => set(draft, values::bytes(text, range).ok_or_else(refused)?),
+            // The empty default of an option that is not set by default.
+            Self::Text(..) if text.is_empty() => {}
+            Self::Text(_, set) => set(draft, text)?,
+        }
+        Ok(())
+    }
+
+    pub(super) fn allowed(&self) -> String {
+        match self {
+            Self::Whole(range, _) => format!("{} to {}", range.start(), range.end()),
+            Self::Seconds(range, _) => {
+                format!("{} to {} seconds", values::show_seconds(*range.start()), values::show_seconds(*range.end()))
+            }
+            Self::Bytes(range, _) => {
+                format!("{} to {}", values::show_bytes(*range.start()), values::show_bytes(*range.end()))
+            }
+            Self::Text(allowed, _) => (*allowed).to_owned(),
+        }
+    }
+}
+
+/// A configuration being made.
+pub(super) struct Draft {
+    pub(super) config: Config,
+    pub(super) orchestrator: Choice,
+    /// The text of the fixed list.
+    pub(super) functions: Option<String>,
+}
+
+/// The orchestrator that is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Choice {
+    Unsaid,
+    Kubernetes,
+    Local,
+    Fixed,
+}
+
+impl Draft {
+    /// Values of no meaning: every one is replaced by its option's default or given value (a test holds that).
+    pub(super) fn blank() -> Self {
+        let limits = Limits {
+            connections: 0,
+            headers_timeout: Duration::ZERO,
+            keep_alive_timeout: Duration::ZERO,
+            header_bytes: 0,
+            body_bytes: 0,
+            body_bytes_per_second: 0,
+            body_rate_grace: Duration::ZERO,
+            h2_streams: 0,
+            waiting_per_function: 0,
+            slot_timeout: Duration::ZERO,
+            connect_timeout: Duration::ZERO,
+            idle_upstream: 0,
+            idle_upstream_timeout: Duration::ZERO,
+        };
+        let config = Config {
+            namespace: String::new(),
+            cluster: ClusterSource::Kubernetes,
+            listen: Listen { address: IpAddr::V6(Ipv6Addr::UNSPECIFIED), ports: Vec::new() },
+            traffic_threads: 0,
+            cors: CorsOrigins::Any,
+            base_function_url: String::new(),
+            awake_when_never_called: false,
+            limits,
+            log: Log { filter: String::new(), format: LogFormat::Text },
+            drain_timeout: Duration::ZERO,
+        };
+        Self { config, orchestrator: Choice::Unsaid, functions: None }
+    }
+}
+
+/// A number that the option's range keeps within its type.
+fn narrow<T: TryFrom<u64>>(number: u64) -> T {
+    T::try_from(number).ok().expect("the option's range fits its type")
+}
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+const TIB: u64 = 1 << 40;
+const MINUTE_MS: u64 = 60_000;
+const HOUR_MS: u64 = 60 * MINUTE_MS;
+const DAY_MS: u64 = 24 * HOUR_MS;
+
+pub(super) const OPTIONS: &[Opt] = &[
+    Opt {
+        name: NAMESPACE,
+        old: &["NAMESPACE"],
+        default: "default",
+        doc: "The gateway's own namespace, whose functions are called by their plain names. When not set, a pod takes \
+              the one it runs in.",
+        is_list: false,
+        reads: Reads::Text("a namespace's name", |draft, text| {
+            draft.config.namespace = values::namespace(text)?;
+            Ok(())
+        }),
+    },
+    Opt {
+        name: ORCHESTRATOR,
+        old: &["SLIMFAAS_ORCHESTRATOR"],
+        default: "",
+        doc: "Where functions come from: `Kubernetes`; `Local` or `Process`, child processes of the local mode; \
+              `Mock`, the fixed list of `MOCK_KUBERNETES_FUNCTIONS`. When not set: `Mock` if there is such a list, \
+              else `Kubernetes`.",
+        is_list: false,
+        reads: Reads::Text("`Kubernetes`, `Local`, `Process`, `Mock`", orchestrator),
+    },
+    Opt {
+        name: "SlimFaas__MockKubernetesFunctions",
+        old: &[fixed_functions::KEY],
+        default: "",
+        doc: "A fixed list of functions that run elsewhere, for docker-compose: \
+              `{\"Functions\":[{\"Name\":\"fibonacci\",\"NumberParallelRequest\":1}]}`. Each may have `Annotations` (a \
+              map) and a `Url` of its own. They are not scaled.",
+        is_list: false,
+        reads: Reads::Text("JSON", |draft, text| {
+            draft.functions = Some(text.to_owned());
+            Ok(())
+        }),
+    },
+    Opt {
+        name: "SlimFaas__BaseFunctionUrl",
+        old: &["BASE_FUNCTION_URL"],
+        default: "http://{pod_ip}:{pod_port}",
+        doc: "Where functions are, with `{function_name}`, `{namespace}`, `{service_name}`, `{pod_name}`, `{pod_ip}`, \
+              `{pod_port}` (the first declared port) or `{pod_port_N}` (counted from 0). A path goes before the \
+              request's path. By default each pod's own address, so that the gateway balances and a scaled-down pod \
+              gets nothing.",
+        is_list: false,
+        reads: Reads::Text("`http://…`", |draft, text| {
+            // Kept also when it is bad, so that nothing is checked against another one.
+            draft.config.base_function_url = text.to_owned();
+            UrlTemplate::parse(text).map(drop).map_err(|error| error.to_string())
+        }),
+    },
+    Opt {
+        name: "SlimFaas__Ports",
+        old: &["SLIMFAAS_PORTS"],
+        default: "5000",
+        doc: "Ports to listen on; all serve the same. `0` is any free port.",
+        is_list: true,
+        reads: Reads::Text("ports, separated by commas", |draft, text| {
+            draft.config.listen.ports = values::ports(text)?;
+            Ok(())
+        }),
+    },
+    Opt {
+        name: "SlimFaas__Listen__Address",
+        old: &[],
+        default: "::",
+        doc: "Address to listen on. `::` is every address, of IPv4 too; where the machine has no IPv6, use `0.0.0.0`.",
+        is_list: false,
+        reads: Reads::Text("an IP address", |draft, text| {
+            draft.config.listen.address = values::address(text)?;
+            Ok(())
+        }),
+    },
+    Opt {
+        name: "SlimFaas__TrafficThreads",
+        old: &[],
+        default: "auto",
+        doc: "Threads that serve requests, each with its own listener and connections to functions. `auto` is the \
+              number of processors that the process may use: under a CPU limit of a container, the limit rounded down \
+              (at least 1), so that no thread is throttled for another's work.",
+        is_list: false,
+        reads: Reads::Text("`auto`, or 1 to 1024", |draft, text| {
+            draft.config.traffic_threads = values::threads(text)?;
+            Ok(())
+        }),
+    },
+    Opt {
+        name: "SlimFaas__CorsAllowOrigin",
+        old: &["SLIMFAAS_CORS_ALLOW_ORIGIN"],
+        default: "*",
+        doc: "Origins whose pages may call, as browsers send them, separated by commas; `*` is any.",
+        is_list: false,
+        reads: Reads::Text("`*`, or origins", |draft, text| {
+            draft.config.cors = values::origins(text)?;
+            Ok(())
+        }),
+    },
+    Opt {
+        name: "SlimFaas__PodScaledUpByDefaultWhenInfrastructureHasNeverCalled",
+        old: &["POD_SCALED_UP_BY_DEFAULT_WHEN_INFRASTRUCTURE_HAS_NEVER_CALLED"],
+        default: "false",
+        doc: "A function that nobody has called yet counts as called when the gateway starts.",
+        is_list: false,
+        reads: Reads::Text("`true`, `false`", |draft, text| {
+            draft.config.awake_when_never_called = values::boolean(text)?;
+            Ok(())
+        }),
+    },
+    Opt {
+        name: "SlimFaas__DrainTimeoutSeconds",
+        old: &[],
+        default: "30",
+        doc: "How long running requests may take to finish after SIGTERM; then they are cut. Kubernetes kills a pod \
+              after 30 seconds unless its `terminationGracePeriodSeconds` says more: raise both together.",
+        is_list: false,
+        reads: Reads::Seconds(0..=HOUR_MS, |draft, time| draft.config.drain_timeout = time),
+    },
+    Opt {
+        name: "SlimFaas__Limits__Connections",
+        old: &["Kestrel__Limits__MaxConcurrentConnections"],
+        default: "16384",
+        doc: "Connections of clients at once. A running request needs a second file descriptor, for the function: together \
+              half of the 65536 that containers commonly have.",
+        is_list: false,
+        reads: Reads::Whole(1..=1_000_000, |draft, n| draft.config.limits.connections = narrow(n)),
+    },
+    Opt {
+        name: "SlimFaas__Limits__HeadersTimeoutSeconds",
+        old: &["Kestrel__Limits__RequestHeadersTimeout"],
+        default: "30",
+        doc: "For all headers of a request to arrive. Headers fit a few packets; whoever needs longer holds \
+              connections on purpose.",
+        is_list: false,
+        reads: Reads::Seconds(1000..=HOUR_MS, |draft, time| draft.config.limits.headers_timeout = time),
+    },
+    Opt {
+        name: "SlimFaas__Limits__KeepAliveTimeoutSeconds",
+        old: &["Kestrel__Limits__KeepAliveTimeout"],
+        default: "300",
+        doc: "How long a connection is kept between two requests. Longer than load balancers keep theirs (60 seconds \
+              is common), so that it is not the gateway that closes one under a request.",
+        is_list: false,
+        reads: Reads::Seconds(1000..=DAY_MS, |draft, time| draft.config.limits.keep_alive_timeout = time),
+    },
+    Opt {
+        name: "SlimFaas__Limits__HeaderBytes",
+        old: &["Kestrel__Limits__MaxRequestHeadersTotalSize"],
+        default: "64KiB",
+        doc: "All headers of a request together. Twice what Kestrel allows, for tokens and cookies; it is buffered \
+              memory per connection.",
+        is_list: false,
+        // hyper refuses to work with a smaller buffer.
+        reads: Reads::Bytes(8 * KIB..=MIB, |draft, n| draft.config.limits.header_bytes = narrow(n)),
+    },
+    Opt {
+        name: "SlimFaas__Limits__BodyBytes",
+        old: &["Kestrel__Limits__MaxRequestBodySize"],
+        default: "16GiB",
+        doc: "A request's body. Bodies are streamed and cost no memory, so this only ends what never ends.",
+        is_list: false,
+        reads: Reads::Bytes(0..=1024 * TIB, |draft, n| draft.config.limits.body_bytes = n),
+    },
+    Opt {
+        name: "SlimFaas__Limits__BodyBytesPerSecond",
+        old: &["Kestrel__Limits__MinRequestBodyDataRate__BytesPerSecond"],
+        default: "240",
+        doc: "The slowest sending of a body, on average: Kestrel's limit. Slower senders hold a slot of a function for \
+              nothing. `0` is no limit.",
+        is_list: false,
+        reads: Reads::Bytes(0..=GIB, |draft, n| draft.config.limits.body_bytes_per_second = n),
+    },
+    Opt {
+        name: "SlimFaas__Limits__BodyRateGraceSeconds",
+        old: &["Kestrel__Limits__MinRequestBodyDataRate__GracePeriod"],
+        default: "10",
+        doc: "From the start of a body until that rate is asked for: Kestrel's value, enough for a mobile network's \
+              pause.",
+        is_list: false,
+        reads: Reads::Seconds(1000..=HOUR_MS, |draft, time| draft.config.limits.body_rate_grace = time),
+    },
+    Opt {
+        name: "SlimFaas__Limits__H2Streams",
+        old: &["Kestrel__Limits__Http2__MaxStreamsPerConnection"],
+        default: "256",
+        doc: "Requests at once on one HTTP/2 connection. HTTP/2 recommends at least 100; a gRPC client of many calls \
+              uses one connection for all.",
+        is_list: false,
+        reads: Reads::Whole(1..=10_000, |draft, n| draft.config.limits.h2_streams = narrow(n)),
+    },
+    Opt {
+        name: "SlimFaas__Limits__WaitingPerFunction",
+        old: &[],
+        default: "10000",
+        doc: "Requests that wait for one function, to wake or for a free slot; further ones get 503 at once. Below the \
+              number of connections, so that one slow function cannot take all of them.",
+        is_list: false,
+        reads: Reads::Whole(0..=1_000_000, |draft, n| draft.config.limits.waiting_per_function = narrow(n)),
+    },
+    Opt {
+        name: "SlimFaas__Limits__SlotTimeoutSeconds",
+        old: &[],
+        default: "120",
+        doc: "The longest wait for a free slot of a function that is awake. The default of `HttpTimeout`: callers wait \
+              no longer.",
+        is_list: false,
+        reads: Reads::Seconds(0..=DAY_MS, |draft, time| draft.config.limits.slot_timeout = time),
+    },
+    Opt {
+        name: "SlimFaas__Limits__ConnectTimeoutSeconds",
+        old: &[],
+        default: "2",
+        doc: "For a connection to a pod. Within a cluster it takes under a millisecond; 2 seconds outlast one lost \
+              packet (a SYN is sent again after 1), then another pod is tried.",
+        is_list: false,
+        reads: Reads::Seconds(10..=MINUTE_MS, |draft, time| draft.config.limits.connect_timeout = time),
+    },
+    Opt {
+        name: "SlimFaas__Limits__IdleUpstream",
+        old: &[],
+        default: "128",
+        doc: "Unused connections kept per pod and traffic thread: as many requests may start at once without \
+              connecting. `0` keeps none.",
+        is_list: false,
+        reads: Reads::Whole(0..=10_000, |draft, n| draft.config.limits.idle_upstream = narrow(n)),
+    },
+    Opt {
+        name: "SlimFaas__Limits__IdleUpstreamTimeoutSeconds",
+        old: &[],
+        default: "4",
+        doc: "How long they are kept. Below the 5 seconds of Node and uvicorn, which would otherwise close one under a \
+              request.",
+        is_list: false,
+        reads: Reads::Seconds(0..=HOUR_MS, |draft, time| draft.config.limits.idle_upstream_timeout = time),
+    },
+    Opt {
+        name: "SlimFaas__Log__Filter",
+        old: &["RUST_LOG"],
+        default: "info",
+        doc: "What is logged: a level, or levels of parts, as in `info,slimfaas_gateway=debug`.",
+        is_list: false,
+        reads: Reads::Text("`error`, `warn`, `info`, `debug`, `trace`, `off`, `part=level`", |draft, text| {
+            tracing_subscriber::EnvFilter::try_new(text)
+                .map_err(|_error| "allowed: a level, or part=level, separated by commas".to_owned())?;
+            draft.config.log.filter = text.to_owned();
+            Ok(())
+        }),
+    },
+    Opt {
+        name: "SlimFaas__Log__Format",
+        old: &[],
+        default: "text",
+        doc: "`text` is for people, `json` for log collectors.",
+        is_list: false,
+        reads: Reads::Text("`text`, `json`", |draft, text| {
+            draft.config.log.format = match text.to_ascii_lowercase().as_str() {
+                "text" => LogFormat::Text,
+                "json" => LogFormat::Json,
+                _ => return Err("allowed: text or json".to_owned()),
+            };
+            Ok(())
+        }),
+    },
+];
+
+fn orchestrator(draft: &mut Draft, text: &str) -> Result<(), String> {
+    draft.orchestrator = match text.to_ascii_lowercase().as_str() {
+        "kubernetes" => Choice::Kubernetes,
+        "local" | "process" => Choice::Local,
+        "mock" => Choice::Fixed,
+        "docker" => {
+            return Err(
+                "Docker is not supported: list the containers in MOCK_KUBERNETES_FUNCTIONS, or run functions as \
+                        processes with `slimfaas local up`"
+                    .to_owned(),
+            );
+        }
+        _ => return Err("allowed: Kubernetes, Local, Process or Mock".to_owned()),
+    };
+    Ok(())
+}

@@ -26,6 +26,11 @@ pub fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     Ok(socket.into())
 }
 
+/// Fails when somebody listens there already, which [`listen`] would share the port with.
+pub fn check_unused(address: SocketAddr) -> io::Result<()> {
+    std::net::TcpListener::bind(address).map(drop)
+}
+
 /// Connects to a function within `timeout`, without Nagle's delay.
 pub async fn connect(address: &Address, timeout: Duration) -> io::Result<TcpStream> {
     let connecting = async {

@@ -22,6 +22,5 @@ pub(super) fn one(table: &Table, wake: &dyn Wake, name: &str) -> Result<Response
 }
 
 fn request(function: &Function, wake: &dyn Wake) {
-    function.live.note_call(Tick::of(clock::now()));
-    wake.wake(function);
+    wake.wake(function, Tick::of(clock::now()));
 }

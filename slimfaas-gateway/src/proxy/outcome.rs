@@ -56,7 +56,7 @@ impl Outcome {
 
     /// The request is a permitted call of `function`.
     pub(super) fn concerns(&mut self, function: &Arc<Function>) {
-        function.live.note_call(Tick::of(self.started));
+        self.connection.core.gateway.wake.called(function, Tick::of(self.started));
         self.function = Some(Arc::clone(function));
     }
 

@@ -8,9 +8,13 @@ use crate::proxy::rejection::Rejection;
 use crate::table::Table;
 use crate::table::view::Function;
 
-/// Tells the scaler that a function is needed now. Cheap, idempotent, does not wait.
+/// Tells the scaler that functions are needed. Cheap, idempotent, does not wait.
 pub trait Wake: Send + Sync + 'static {
-    fn wake(&self, function: &Function);
+    /// A call of a function that is up: it may have to wake others (`DependsOn`, waking with any).
+    fn called(&self, function: &Function, at: Tick);
+
+    /// The function is needed now.
+    fn wake(&self, function: &Function, at: Tick);
 }
 
 /// Counts a waiting request for as long as it waits.
@@ -45,8 +49,7 @@ pub(super) async fn ready(
     let started = clock::now();
     let after = function.spec.sync_calls.http_timeout;
     let waiting = Waiting::enter(&function, waiting_max)?;
-    function.live.note_call(Tick::of(started));
-    wake.wake(&function);
+    wake.wake(&function, Tick::of(started));
     let ready = tokio::time::timeout_at(started + after, endpoint(table, &function))
         .await
         .map_err(|_elapsed| Rejection::WakeTimeout { after })??;

@@ -70,6 +70,7 @@ impl MemoryCluster {
 
     fn report(&self, name: &str, spec: &Arc<FunctionSpec>, requested: u32, ready: u32) {
         let pod = |number: u32| Pod {
+            base_path: None,
             name: format!("{name}-{number}").into(),
             address: Some(Address::Socket(([127, 0, 0, 1], 1).into())),
             state: if number < ready { PodState::Ready } else { PodState::Starting },
@@ -204,7 +205,7 @@ async fn fifty_calls_at_once_scale_once() {
     at(&running, 100).await;
     let live = Arc::clone(&running.cluster.function("a").live);
     for _call in 0..50 {
-        live.waiting_counter().fetch_add(1, Ordering::Relaxed);
+        live.waiting.fetch_add(1, Ordering::Relaxed);
         running.wake.note_call_and_wake(&live, Tick::of(clock::now()));
         task::yield_now().await;
     }
@@ -239,11 +240,11 @@ async fn it_never_goes_down_under_a_long_request() {
     at(&running, 1_000).await;
     running.call("a");
     let live = Arc::clone(&running.cluster.function("a").live);
-    live.in_flight_counter().fetch_add(1, Ordering::Relaxed);
+    live.in_flight.fetch_add(1, Ordering::Relaxed);
     at(&running, 1_001).await;
     running.cluster.put("a", 1, 1);
     at(&running, 500_123).await;
-    live.in_flight_counter().fetch_sub(1, Ordering::Relaxed);
+    live.in_flight.fetch_sub(1, Ordering::Relaxed);
     running.call("a");
     at(&running, 700_000).await;
     running.cluster.check_asked(&[(1_000, "a", 1), (560_123, "a", 0)]);
@@ -381,7 +382,7 @@ async fn a_refusal_is_retried_ever_more_slowly() {
     let running = start(&[("a", spec("")), ("b", spec(""))]);
     running.cluster.refusals.store(7, Ordering::SeqCst);
     let live = Arc::clone(&running.cluster.function("a").live);
-    live.waiting_counter().fetch_add(1, Ordering::Relaxed);
+    live.waiting.fetch_add(1, Ordering::Relaxed);
     running.call("a");
     at(&running, 200_000).await;
     let expected = [0, 1, 3, 7, 15, 31, 61, 91].map(|secs| (secs * 1_000, "a", 1));

@@ -1,0 +1,170 @@
+//! The composition root: `build` wires and binds, `run` starts everything and ends it in order.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread;
+
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use crate::api::Api;
+use crate::clock::Tick;
+use crate::cluster::{Cluster, ClusterFuture};
+use crate::config::Config;
+use crate::drain;
+use crate::model::function::FunctionId;
+use crate::net;
+use crate::proxy::wake::Wake;
+use crate::proxy::{Gateway, listener};
+use crate::readiness::Readiness;
+use crate::scaler::decide::Reason;
+use crate::scaler::{ScaleObserver, Scaler, WakeHandle};
+use crate::signal::Termination;
+use crate::table::view::Function;
+use crate::table::{CallerIndex, Table};
+use crate::telemetry::metrics::{Metrics, MetricsError};
+use crate::telemetry::traffic::TrafficStats;
+
+/// Where the functions come from, and what goes with it.
+pub struct Source {
+    pub cluster: Arc<dyn Cluster>,
+    pub callers: Arc<dyn CallerIndex>,
+    /// Runs until the given signal; ends what the cluster started.
+    pub worker: Box<dyn FnOnce(drain::Watch) -> ClusterFuture<'static, ()> + Send>,
+}
+
+/// A gateway that is bound and wired, and serves nothing yet.
+pub struct App {
+    config: Config,
+    gateway: Arc<Gateway>,
+    listeners: Vec<Vec<std::net::TcpListener>>,
+    addresses: Vec<SocketAddr>,
+    scaler: Scaler,
+    source: Source,
+    readiness: Readiness,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    #[error("cannot listen on {address}: {source} (is another program using the port?)")]
+    Listen { address: SocketAddr, source: io::Error },
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
+}
+
+impl App {
+    /// Binds every port on every core; the table is the one that the source's cluster writes.
+    pub fn build(config: Config, table: Arc<Table>, source: Source) -> Result<Self, BuildError> {
+        let (listeners, addresses) = bind(&config)?;
+        let stats = Arc::new(TrafficStats::default());
+        let metrics = Metrics::new(&table, &stats)?;
+        let readiness = Readiness::default();
+        let handle = WakeHandle::default();
+        let wake: Arc<dyn Wake> = Arc::new(ScalerWake(handle.clone()));
+        let scaler = Scaler::new(
+            Arc::clone(&table),
+            Arc::clone(&source.cluster),
+            Arc::new(ScaleMetrics(Arc::clone(&metrics))),
+            handle,
+            config.awake_when_never_called,
+        );
+        let api = Api { table: Arc::clone(&table), wake: Arc::clone(&wake), readiness: readiness.clone(), metrics };
+        let gateway = Arc::new(Gateway {
+            table,
+            callers: Arc::clone(&source.callers),
+            wake,
+            own: Arc::new(api),
+            cors: config.cors.clone(),
+            limits: config.limits.clone(),
+            stats,
+        });
+        Ok(Self { config, gateway, listeners, addresses, scaler, source, readiness })
+    }
+
+    /// Where it listens, with real port numbers.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Serves until terminated: first the traffic ends, then what it needs. Returns whether requests were cut.
+    pub async fn run(self, mut termination: Termination) -> io::Result<bool> {
+        let (traffic, traffic_watch) = drain::channel();
+        let (control, control_watch) = drain::channel();
+        let mut workers = JoinSet::new();
+        workers.spawn((self.source.worker)(control_watch.clone()));
+        let mut scaler_end = control_watch;
+        workers.spawn(self.scaler.run(async move { scaler_end.signaled().await }));
+        let cores = spawn_cores(self.listeners, &self.gateway, self.config.limits.connections, &traffic_watch)?;
+        drop(traffic_watch);
+
+        let signal = termination.wait().await;
+        tracing::info!(signal, timeout = ?self.config.drain_timeout, "ending: running requests finish first");
+        let _draining = self.readiness.block("the process to end");
+        let cut = traffic.drain(self.config.drain_timeout).await;
+        if cut {
+            tracing::warn!("requests were still running at the deadline and have been cut");
+        }
+        control.drain(self.config.drain_timeout).await;
+        while workers.join_next().await.is_some() {}
+        for core in cores {
+            core.join().map_err(|_panic| io::Error::other("a traffic thread panicked"))??;
+        }
+        Ok(cut)
+    }
+}
+
+fn bind(config: &Config) -> Result<(Vec<Vec<std::net::TcpListener>>, Vec<SocketAddr>), BuildError> {
+    let mut cores: Vec<Vec<std::net::TcpListener>> = (0..config.traffic_threads).map(|_| Vec::new()).collect();
+    let mut addresses = Vec::new();
+    for wanted in config.listen.addresses() {
+        let failed = |source| BuildError::Listen { address: wanted, source };
+        net::check_unused(wanted).map_err(failed)?;
+        let mut address = wanted;
+        for core in &mut cores {
+            let listener = net::listen(address).map_err(failed)?;
+            // The first core settles which port "any" is.
+            address = listener.local_addr().map_err(failed)?;
+            core.push(listener);
+        }
+        addresses.push(address);
+    }
+    Ok((cores, addresses))
+}
+
+fn spawn_cores(
+    listeners: Vec<Vec<std::net::TcpListener>>,
+    gateway: &Arc<Gateway>,
+    connections_max: usize,
+    drain: &drain::Watch,
+) -> io::Result<Vec<thread::JoinHandle<io::Result<()>>>> {
+    let connections = Arc::new(Semaphore::new(connections_max.min(Semaphore::MAX_PERMITS)));
+    let spawn = |(core, listeners)| {
+        let (gateway, connections, drain) = (Arc::clone(gateway), Arc::clone(&connections), drain.clone());
+        thread::Builder::new()
+            .name(format!("traffic-{core}"))
+            .spawn(move || listener::run(listeners, gateway, connections, drain))
+    };
+    listeners.into_iter().enumerate().map(spawn).collect()
+}
+
+/// What the traffic plane knows of the scaler.
+struct ScalerWake(WakeHandle);
+
+impl Wake for ScalerWake {
+    fn called(&self, function: &Function, at: Tick) {
+        self.0.note_call(&function.live, at);
+    }
+
+    fn wake(&self, function: &Function, at: Tick) {
+        self.0.note_call_and_wake(&function.live, at);
+    }
+}
+
+struct ScaleMetrics(Arc<Metrics>);
+
+impl ScaleObserver for ScaleMetrics {
+    fn decided(&self, function: &FunctionId, from: u32, to: u32, reason: &Reason) {
+        self.0.scale_decided(function, from, to, reason.as_str());
+    }
+}

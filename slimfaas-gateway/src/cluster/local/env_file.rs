@@ -19,7 +19,8 @@ pub(super) fn parse(source: &str, file: &str) -> (BTreeMap<String, String>, Vec<
                 variables.insert(name.to_owned(), value);
             }
             Some((name, None)) if is_name(name) => {
-                problems.push(Problem::new(format!("{file}:{}", index + 1), format!("{name}: the quote is not closed")));
+                problems
+                    .push(Problem::new(format!("{file}:{}", index + 1), format!("{name}: the quote is not closed")));
             }
             _ => problems.push(Problem::new(format!("{file}:{}", index + 1), "not a line of the form NAME=value")),
         }

@@ -125,10 +125,7 @@ mod tests {
         check("é${A}é", Ok("é1é"));
         check("${A", Err("${ without }; write $$ for a dollar sign"));
         check("${}", Err("${} is not a variable's name; write $$ for a dollar sign"));
-        check(
-            "${NO}",
-            Err("variable NO is not set: set it in the environment or in a file given with --env-file"),
-        );
+        check("${NO}", Err("variable NO is not set: set it in the environment or in a file given with --env-file"));
     }
 
     #[test]

@@ -161,7 +161,10 @@ mod tests {
     #[test]
     fn maps_merge_and_the_rest_replaces() {
         check(&["name: a", "name: b"], "name: b");
-        check(&["functions: {f: {command: [x, y]}}", "functions: {f: {command: [z]}}"], "functions: {f: {command: [z]}}");
+        check(
+            &["functions: {f: {command: [x, y]}}", "functions: {f: {command: [z]}}"],
+            "functions: {f: {command: [z]}}",
+        );
         check(
             &["functions: {f: {command: [x]}}", "functions: {f: {workingDirectory: w}, g: {}}"],
             "functions: {f: {command: [x], workingDirectory: w}, g: {}}",

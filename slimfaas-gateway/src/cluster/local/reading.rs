@@ -100,7 +100,10 @@ impl<'a> Cursor<'a> {
         if text.value.starts_with('/') && text.value.bytes().all(plain) {
             return text.value.clone();
         }
-        self.problem(format!("{:?} is not a URL path: start it with / and percent-encode what is not ASCII", text.written));
+        self.problem(format!(
+            "{:?} is not a URL path: start it with / and percent-encode what is not ASCII",
+            text.written
+        ));
         default.to_owned()
     }
 

@@ -87,7 +87,7 @@ functions:
     workingDirectory: sub
     annotations: {SlimFaas/Function: 'TRUE', SlimFaas/ReplicasMin: 2, SlimFaas/DependsOn: 'processes:db.1,other'}
     environment: {VERSION: 1.10, URL: 'http://localhost:{port}', EMPTY: '', GONE: ~}
-    health: {path: /h?x={replica}, periodSeconds: 3, timeoutSeconds: 4, startupTimeoutSeconds: 5}
+    health: {path: '/h?x={replica}', periodSeconds: 3, timeoutSeconds: 4, startupTimeoutSeconds: 5}
     shutdown: {timeoutSeconds: 9}
   dbg: {debugUrl: 'http://[::1]:5005/', annotations: {SlimFaas/Function: 'true'}}
 processes:
@@ -116,11 +116,16 @@ processes:
 
 #[test]
 fn each_problem_says_where_and_what_is_allowed() {
-    let check = |text: &str, expected: &[&str]| assert_eq!(load_text("problems", text).unwrap_err(), expected, "{text}");
-    let function = |rest: &str| format!("functions: {{fib: {{command: [x], annotations: {{SlimFaas/Function: 'true'}}, {rest}}}}}");
+    let check =
+        |text: &str, expected: &[&str]| assert_eq!(load_text("problems", text).unwrap_err(), expected, "{text}");
+    let function = |rest: &str| {
+        format!("functions: {{fib: {{command: [x], annotations: {{SlimFaas/Function: 'true'}}, {rest}}}}}")
+    };
     check(
         &function("health: {path: health}"),
-        &[r#"m.yaml:1 functions.fib.health.path: "health" is not a URL path: start it with / and percent-encode what is not ASCII"#],
+        &[
+            r#"m.yaml:1 functions.fib.health.path: "health" is not a URL path: start it with / and percent-encode what is not ASCII"#,
+        ],
     );
     check(
         &function("health: {periodSeconds: 0}"),
@@ -128,11 +133,15 @@ fn each_problem_says_where_and_what_is_allowed() {
     );
     check(
         &function("debugUrl: 'https://localhost:1'"),
-        &["m.yaml:1 functions.fib.debugUrl: must be an absolute http URL with a port and no path, such as http://localhost:5005"],
+        &[
+            "m.yaml:1 functions.fib.debugUrl: must be an absolute http URL with a port and no path, such as http://localhost:5005",
+        ],
     );
     check(
         &function("workingDirectory: nowhere"),
-        &["m.yaml:1 functions.fib.workingDirectory: there is no such directory; it is relative to the first manifest file"],
+        &[
+            "m.yaml:1 functions.fib.workingDirectory: there is no such directory; it is relative to the first manifest file",
+        ],
     );
     check(
         "functions: {fib: {}}",
@@ -141,7 +150,10 @@ fn each_problem_says_where_and_what_is_allowed() {
             "m.yaml:1 functions.fib.annotations: SlimFaas/Function: \"true\" is required",
         ],
     );
-    check("functions: {fib: {command: x, annotations: {SlimFaas/Function: 'true'}}}", &["m.yaml:1 functions.fib.command: must be a list of values"]);
+    check(
+        "functions: {fib: {command: x, annotations: {SlimFaas/Function: 'true'}}}",
+        &["m.yaml:1 functions.fib.command: must be a list of values"],
+    );
     check(
         "functions: {F: {command: [x], annotations: {SlimFaas/Function: 'true'}}}",
         &["m.yaml:1 functions.F: functions and jobs are named by 3 to 63 lower-case letters, digits, `_` and `-`"],
@@ -153,16 +165,31 @@ fn each_problem_says_where_and_what_is_allowed() {
     check("cluster: {nodes: 4}", &[r#"m.yaml:1 cluster.nodes: "4" is not a whole number from 1 to 3"#]);
     check(
         "cluster: {nodeLogLevel: eror}",
-        &[r#"m.yaml:1 cluster.nodeLogLevel: "eror" is not one of Trace, Debug, Information, Warning, Error, Critical, None, did you mean Error?"#],
+        &[
+            r#"m.yaml:1 cluster.nodeLogLevel: "eror" is not one of Trace, Debug, Information, Warning, Error, Critical, None, did you mean Error?"#,
+        ],
     );
-    check("cluster: {entrypointPort: 5500}", &["m.yaml:1 cluster.entrypointPort: 5500 is inside of processPorts; move one of them"]);
-    check("cluster: {raftPortBase: 30020}", &["m.yaml:1 cluster.raftPortBase: 30020 is cluster.entrypointPort already"]);
+    check(
+        "cluster: {entrypointPort: 5500}",
+        &["m.yaml:1 cluster.entrypointPort: 5500 is inside of processPorts; move one of them"],
+    );
+    check(
+        "cluster: {raftPortBase: 30020}",
+        &["m.yaml:1 cluster.raftPortBase: 30020 is cluster.entrypointPort already"],
+    );
     check("processPorts: {from: 6000, to: 5100}", &["m.yaml:1 processPorts: from (6000) is above to (5100)"]);
     check("schemaVersion: 2", &[r#"m.yaml:1 schemaVersion: "2" is not a whole number from 1 to 1"#]);
-    check("processes: {db: {command: [x], port: no}}", &["m.yaml:1 processes.db.port: must be `auto` or a port from 1 to 65535; leave it out for a process without a port"]);
+    check(
+        "processes: {db: {command: [x], port: no}}",
+        &[
+            "m.yaml:1 processes.db.port: must be `auto` or a port from 1 to 65535; leave it out for a process without a port",
+        ],
+    );
     check(
         "processes: {redis: {command: [x]}}\nfunctions: {fib: {command: [x], annotations: {SlimFaas/Function: 'true', SlimFaas/DependsOn: 'processes:redi'}}}",
-        &[r#"m.yaml:2 functions.fib.annotations.SlimFaas/DependsOn: there is no process "redi" under processes, did you mean redis?"#],
+        &[
+            r#"m.yaml:2 functions.fib.annotations.SlimFaas/DependsOn: there is no process "redi" under processes, did you mean redis?"#,
+        ],
     );
 }
 
@@ -187,7 +214,9 @@ fn all_problems_of_all_files_come_at_once() {
     let missing = files.directory.join("missing.yaml");
     let problems = load(&[one, two, missing], &[env_file], &env(&[])).unwrap_err();
     let shown: Vec<String> = problems.iter().map(ToString::to_string).collect();
-    for part in ["one.yaml:1 name", "one.yaml:4 functions.fib.comand", "two.yaml:1", "missing.yaml: cannot be read", "x.env:1"] {
+    for part in
+        ["one.yaml:1 name", "one.yaml:4 functions.fib.comand", "two.yaml:1", "missing.yaml: cannot be read", "x.env:1"]
+    {
         assert!(shown.iter().any(|problem| problem.contains(part)), "{part} in {shown:#?}");
     }
 }
@@ -195,7 +224,10 @@ fn all_problems_of_all_files_come_at_once() {
 #[test]
 fn overlays_and_env_files_apply_in_order() {
     let files = Files::new("overlay");
-    let base = files.write("base.yaml", "name: a\nfunctions: {fib: {command: ['${A}', '${B}', '${C}'], annotations: {SlimFaas/Function: 'true'}}}\n");
+    let base = files.write(
+        "base.yaml",
+        "name: a\nfunctions: {fib: {command: ['${A}', '${B}', '${C}'], annotations: {SlimFaas/Function: 'true'}}}\n",
+    );
     let over = files.write("over.yaml", "functions: {fib: {environment: {X: y}}}\nname: b\n");
     let (first, second) = (files.write("1.env", "A=1\nB=1\nC=1\n"), files.write("2.env", "B=2\nC=2\n"));
     let (manifest, _) = load(&[base, over], &[first, second], &env(&[("C", "3")])).unwrap();
@@ -215,7 +247,10 @@ fn a_manifest_can_name_the_running_program() {
 #[test]
 fn jobs_are_checked_and_not_run() {
     let text = "jobs: {report: {command: [x], annotations: {SlimFaas/Job: 'true'}, resources: {limits: {cpu: 1}}, restartPolicy: never}}";
-    assert_eq!(load_text("jobs", text).unwrap().1, ["m.yaml:1 jobs.report: accepted, but jobs are not run by this version"]);
+    assert_eq!(
+        load_text("jobs", text).unwrap().1,
+        ["m.yaml:1 jobs.report: accepted, but jobs are not run by this version"]
+    );
     let problems = load_text("jobs", "jobs: {report: {command: [x], backoffLimit: -1}}").unwrap_err();
     assert_eq!(
         problems,

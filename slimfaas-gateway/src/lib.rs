@@ -6,6 +6,7 @@ pub mod clock;
 pub mod cluster;
 pub mod config;
 pub mod drain;
+pub mod example;
 pub mod model;
 pub mod net;
 pub mod proxy;

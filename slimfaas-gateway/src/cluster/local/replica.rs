@@ -22,10 +22,6 @@ use crate::table::view::{Address, Endpoint, PodState};
 /// From SIGTERM to SIGKILL when the manifest does not say.
 pub(super) const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Between leaving the table and the first look at the running requests: a request that chose the replica just before
-/// needs microseconds to be counted.
-const SETTLE: Duration = Duration::from_millis(50);
-
 /// Between two looks at the running requests of a replica that ends. Only then is there anything to look at.
 const DRAIN_PERIOD: Duration = Duration::from_millis(10);
 
@@ -45,8 +41,8 @@ pub(super) struct Replica {
 #[derive(Clone)]
 pub(super) enum Stop {
     No,
-    /// Once the requests that run on it are done. `None`: it is in nobody's view.
-    Drain(Option<Arc<Endpoint>>),
+    /// Once the requests that run on it are done. It is in no view any more.
+    Drain(Vec<Arc<Endpoint>>),
     /// The gateway ends; its requests are done or given up.
     Now,
 }
@@ -188,10 +184,10 @@ impl Replica {
     /// Resolves once no request runs on the replica, or none matters any more.
     async fn drained(&self) {
         let mut stop = self.stop.clone();
-        let Stop::Drain(Some(endpoint)) = stop.borrow_and_update().clone() else { return };
+        let Stop::Drain(endpoints) = stop.borrow_and_update().clone() else { return };
+        // A retired endpoint takes no further request, so its count only falls.
         let idle = async {
-            sleep(SETTLE).await;
-            while endpoint.in_flight() > 0 {
+            while endpoints.iter().any(|endpoint| endpoint.in_flight() > 0) {
                 sleep(DRAIN_PERIOD).await;
             }
         };

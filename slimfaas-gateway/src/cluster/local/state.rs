@@ -50,7 +50,7 @@ impl Marker {
 pub struct StateDirectory {
     path: PathBuf,
     persistent: bool,
-    _lock: File,
+    lock: File,
 }
 
 impl StateDirectory {
@@ -74,7 +74,7 @@ impl StateDirectory {
             Err(TryLockError::WouldBlock) => return Err(StateError::InUse(path)),
             Err(TryLockError::Error(source)) => return Err(io(source)),
         }
-        let directory = Self { path: path.clone(), persistent: manifest.state.persistent, _lock: lock };
+        let directory = Self { path: path.clone(), persistent: manifest.state.persistent, lock };
         let ended = directory.end_stale_processes();
         if ended > 0 {
             tracing::warn!(processes = ended, "ended processes that a former run had left");
@@ -171,6 +171,8 @@ impl Drop for StateDirectory {
             // The lock file stays: removing it would let two others lock two files of one name.
             self.empty().ok();
         }
+        // Not left to the closing: a process that is being started has a copy of the file until it runs its program.
+        self.lock.unlock().ok();
     }
 }
 

@@ -75,6 +75,8 @@ struct FunctionState {
 struct ReplicaState {
     index: u32,
     pod: Pod,
+    /// Those in which requests may still run: the present one is not among them.
+    former_endpoints: Vec<Arc<Endpoint>>,
     /// To the replica's task.
     stop: watch::Sender<Stop>,
 }
@@ -209,13 +211,14 @@ impl LocalCluster {
             let Some(position) = state.next_to_stop() else { break };
             let replica = &mut state.replicas[position];
             replica.pod.state = PodState::Terminating;
-            stops.push((replica.stop.clone(), self.endpoint(id, &replica.pod)));
+            self.keep_endpoint(id, replica);
+            stops.push((replica.stop.clone(), std::mem::take(&mut replica.former_endpoints)));
         }
         // The table first: a replica that is told to end gets no new request.
         self.publish(id, function, &state);
         drop(state);
-        for (stop, endpoint) in stops {
-            stop.send_replace(Stop::Drain(endpoint));
+        for (stop, endpoints) in stops {
+            stop.send_replace(Stop::Drain(endpoints));
         }
         for replica in starts {
             // After the stop nobody receives, and nothing shall start.
@@ -223,9 +226,13 @@ impl LocalCluster {
         }
     }
 
-    fn endpoint(&self, id: &FunctionId, pod: &Pod) -> Option<Arc<Endpoint>> {
+    /// The pod is about to leave the view: remembers where requests may still run.
+    fn keep_endpoint(&self, id: &FunctionId, replica: &mut ReplicaState) {
+        replica.former_endpoints.retain(|endpoint| endpoint.in_flight() > 0);
         let view = self.table.view();
-        view.function(id)?.endpoints.iter().find(|endpoint| endpoint.pod == pod.name).map(Arc::clone)
+        let endpoints = view.function(id).map(|function| &function.endpoints);
+        let present = endpoints.and_then(|all| all.iter().find(|endpoint| endpoint.pod == replica.pod.name));
+        replica.former_endpoints.extend(present.map(Arc::clone));
     }
 
     /// The replica of a `debugUrl`: it is only watched.
@@ -248,6 +255,7 @@ impl LocalCluster {
         if known.is_terminating() {
             return;
         }
+        self.keep_endpoint(&replica.function, known);
         known.pod.state = pod_state;
         known.pod.address = address;
         self.publish(&replica.function, function, &state);
@@ -337,7 +345,7 @@ impl FunctionState {
         let name: Arc<str> = format!("{}-{index}", id.name).into();
         let (stop, stopped) = watch::channel(Stop::No);
         let pod = Pod { name: Arc::clone(&name), address: None, state: PodState::Pending(None) };
-        self.replicas.push(ReplicaState { index, pod, stop });
+        self.replicas.push(ReplicaState { index, pod, former_endpoints: Vec::new(), stop });
         Replica { function: id.clone(), index, pod: name, stop: stopped }
     }
 

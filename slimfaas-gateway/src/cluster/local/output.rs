@@ -166,7 +166,7 @@ mod tests {
         struct Stuck(Receiver<()>, std::sync::mpsc::Sender<Vec<u8>>);
         impl Write for Stuck {
             fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-                let _ = self.0.recv();
+                self.0.recv().ok();
                 self.1.send(bytes.to_vec()).map_err(std::io::Error::other)?;
                 Ok(bytes.len())
             }

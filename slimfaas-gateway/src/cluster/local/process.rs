@@ -174,3 +174,27 @@ impl AskToEnd {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+    use crate::net::TcpListener;
+
+    #[tokio::test]
+    async fn a_process_is_asked_with_a_post() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = Address::Socket(listener.local_addr().unwrap());
+        let asking = AskToEnd { address: address.clone(), path: "/bye?x=1".into() }.send();
+        let answering = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut head = vec![0; 1024];
+            let read = stream.read(&mut head).await.unwrap();
+            stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+            String::from_utf8(head[..read].to_vec()).unwrap()
+        };
+        let ((), head) = tokio::join!(asking, answering);
+        assert_eq!(head, format!("POST /bye?x=1 HTTP/1.1\r\nhost: {address}\r\ncontent-length: 0\r\n\r\n"));
+    }
+}

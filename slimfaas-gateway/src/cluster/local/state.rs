@@ -187,7 +187,7 @@ mod tests {
 
     impl Drop for Temporary {
         fn drop(&mut self) {
-            let _ = fs::remove_dir_all(&self.0);
+            fs::remove_dir_all(&self.0).ok();
         }
     }
 

@@ -166,7 +166,10 @@ impl LocalCluster {
                 Some(ended) = tasks.join_next() => complain(ended),
             }
         }
-        drop(starting);
+        starting.close();
+        while let Ok(replica) = starting.try_recv() {
+            self.remove_pod(&replica);
+        }
         stopping.send_replace(true);
         self.stop_replicas();
         let all = async {
@@ -221,8 +224,7 @@ impl LocalCluster {
             stop.send_replace(Stop::Drain(endpoints));
         }
         for replica in starts {
-            // After the stop nobody receives, and nothing shall start.
-            self.starts.send(replica).ok();
+            self.start(replica);
         }
     }
 
@@ -244,7 +246,15 @@ impl LocalCluster {
         pod.address = Some(address.clone());
         replica.pod = Arc::clone(&pod.name);
         self.publish(id, function, &state);
-        self.starts.send(replica).ok();
+        drop(state);
+        self.start(replica);
+    }
+
+    fn start(&self, replica: Replica) {
+        if let Err(mpsc::error::SendError(replica)) = self.starts.send(replica) {
+            // After the stop nothing starts.
+            self.remove_pod(&replica);
+        }
     }
 
     /// What a replica's task says of its pod. A terminating pod stays one.

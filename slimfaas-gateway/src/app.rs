@@ -1,5 +1,7 @@
 //! The composition root: `build` wires and binds, `run` starts everything and ends it in order.
 
+pub mod source;
+
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -9,8 +11,8 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::api::Api;
+use crate::app::source::Source;
 use crate::clock::Tick;
-use crate::cluster::{Cluster, ClusterFuture};
 use crate::config::Config;
 use crate::drain;
 use crate::model::function::FunctionId;
@@ -21,18 +23,10 @@ use crate::readiness::Readiness;
 use crate::scaler::decide::Reason;
 use crate::scaler::{ScaleObserver, Scaler, WakeHandle};
 use crate::signal::Termination;
+use crate::table::Table;
 use crate::table::view::Function;
-use crate::table::{CallerIndex, Table};
 use crate::telemetry::metrics::{Metrics, MetricsError};
 use crate::telemetry::traffic::TrafficStats;
-
-/// Where the functions come from, and what goes with it.
-pub struct Source {
-    pub cluster: Arc<dyn Cluster>,
-    pub callers: Arc<dyn CallerIndex>,
-    /// Runs until the given signal; ends what the cluster started.
-    pub worker: Box<dyn FnOnce(drain::Watch) -> ClusterFuture<'static, ()> + Send>,
-}
 
 /// A gateway that is bound and wired, and serves nothing yet.
 pub struct App {
@@ -60,15 +54,13 @@ impl App {
         let stats = Arc::new(TrafficStats::default());
         let metrics = Metrics::new(&table, &stats)?;
         let readiness = Readiness::default();
-        let handle = WakeHandle::default();
-        let wake: Arc<dyn Wake> = Arc::new(ScalerWake(handle.clone()));
         let scaler = Scaler::new(
             Arc::clone(&table),
             Arc::clone(&source.cluster),
             Arc::new(ScaleMetrics(Arc::clone(&metrics))),
-            handle,
             config.awake_when_never_called,
         );
+        let wake: Arc<dyn Wake> = Arc::new(ScalerWake(scaler.wake_handle()));
         let api = Api { table: Arc::clone(&table), wake: Arc::clone(&wake), readiness: readiness.clone(), metrics };
         let gateway = Arc::new(Gateway {
             table,
@@ -93,6 +85,21 @@ impl App {
         let (control, control_watch) = drain::channel();
         let mut workers = JoinSet::new();
         workers.spawn((self.source.worker)(control_watch.clone()));
+        if let Some(mut changes) = self.source.dependency_changes {
+            let (wake, mut end) = (self.scaler.wake_handle(), control_watch.clone());
+            workers.spawn(async move {
+                let forward = async {
+                    while changes.changed().await.is_ok() {
+                        wake.request()
+                    }
+                };
+                tokio::select! {
+                    biased; // nothing is woken any more once the process ends
+                    () = end.signaled() => {}
+                    () = forward => {}
+                }
+            });
+        }
         let mut scaler_end = control_watch;
         workers.spawn(self.scaler.run(async move { scaler_end.signaled().await }));
         let cores = spawn_cores(self.listeners, &self.gateway, self.config.limits.connections, &traffic_watch)?;

@@ -96,6 +96,8 @@ pub struct Log {
     /// In the syntax of `RUST_LOG`: `info`, `slimfaas_gateway=debug`.
     pub filter: String,
     pub format: LogFormat,
+    /// `NO_COLOR` is set (no-color.org).
+    pub no_color: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

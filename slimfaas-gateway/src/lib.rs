@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod api;
+pub mod app;
 pub mod clock;
 pub mod cluster;
 pub mod config;

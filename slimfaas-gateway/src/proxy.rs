@@ -108,7 +108,7 @@ async fn serve_call(
         return outcome.reject(Rejection::BodyTooLarge { limit: limits.body_bytes });
     }
     upstream::prepare(&mut head, call.path_offset, connection);
-    let outbound = Outbound { head, body: RequestBody::new(body, body_limits(limits)) };
+    let outbound = Outbound::new(head, RequestBody::new(body, body_limits(limits)));
     match forward(&connection.core, function, outbound, Tick::of(outcome.started)).await {
         Ok((answered, slot)) => upstream::relay(answered, slot, outcome),
         Err(Failure::Sent(rejection)) => outcome.reject(rejection),

@@ -2,18 +2,35 @@
 
 use std::ffi::OsString;
 use std::io::{self, Write};
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
-use clap::{Parser, Subcommand};
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand};
+use slimfaas_gateway::app::{App, source};
 use slimfaas_gateway::cluster::local::child;
-use slimfaas_gateway::{example, signal};
+use slimfaas_gateway::cluster::local::manifest::{self, Manifest};
+use slimfaas_gateway::config::env::{self, Loaded};
+use slimfaas_gateway::config::{ClusterSource, Config};
+use slimfaas_gateway::model::problem::Problem;
+use slimfaas_gateway::table::Table;
+use slimfaas_gateway::{example, signal, telemetry};
 
 /// Something failed that is not the caller's mistake.
 const EXIT_FAILURE: u8 = 1;
+/// The manifest of the local mode cannot be used (the original's number).
+const EXIT_MANIFEST: u8 = 2;
+/// The environment cannot be used: EX_USAGE of sysexits.
+const EXIT_CONFIG: u8 = 64;
 /// What shells answer for a program that cannot be started.
 const EXIT_NOT_STARTED: u8 = 127;
 
-/// A sidecar-free gateway for functions.
+/// A sidecar-free gateway for functions: scales them from zero on an HTTP call and back.
+///
+/// Try it: `slimfaas local up` in a folder with a slimfaas.local.yaml, then
+/// `curl localhost:30021/function/NAME/`.
 #[derive(Parser)]
 #[command(name = "slimfaas", version)]
 struct Arguments {
@@ -23,6 +40,11 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Serve the functions of a cluster; options are environment variables (docs/configuration.md).
+    Gateway,
+    /// Serve functions that run as processes of this machine.
+    #[command(subcommand)]
+    Local(Local),
     /// Run the example function.
     ExampleFunction {
         /// Where to listen.
@@ -45,33 +67,177 @@ enum Command {
     },
 }
 
-fn main() -> ExitCode {
-    match Arguments::parse().command {
-        Command::ExampleFunction { port, name, replica } => {
-            exit(run_example(port, &format!("{name}-{replica}")), EXIT_FAILURE)
-        }
-        Command::LocalChild { parent, command } => exit(Err(child::become_command(parent, &command)), EXIT_NOT_STARTED),
+#[derive(Subcommand)]
+enum Local {
+    /// Start the gateway and serve what the manifest names; Ctrl-C ends both.
+    Up {
+        #[command(flatten)]
+        files: Files,
+        /// Forget what earlier runs left in the state directory.
+        #[arg(long)]
+        clean: bool,
+        /// Where to listen; 0.0.0.0 lets other machines call.
+        #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
+        listen: IpAddr,
+    },
+    /// Check the manifest and say everything that is wrong with it.
+    Validate {
+        #[command(flatten)]
+        files: Files,
+    },
+}
+
+#[derive(Args)]
+struct Files {
+    /// The manifest; a later one is laid over those before it.
+    #[arg(short, long = "file", default_value = manifest::DEFAULT_FILE)]
+    file: Vec<PathBuf>,
+    /// A file of NAME=value lines that the manifest may refer to as ${NAME}.
+    #[arg(long = "env-file")]
+    env_file: Vec<PathBuf>,
+}
+
+/// What ends the program early, with its exit code.
+struct Failure {
+    code: u8,
+    error: anyhow::Error,
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self { code: EXIT_FAILURE, error }
     }
 }
 
-fn exit(result: io::Result<()>, code: u8) -> ExitCode {
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Gateway => gateway(),
+        Command::Local(Local::Up { files, clean, listen }) => local_up(&files, clean, listen),
+        Command::Local(Local::Validate { files }) => local_validate(&files),
+        Command::ExampleFunction { port, name, replica } => run_example(port, &format!("{name}-{replica}")),
+        Command::LocalChild { parent, command } => {
+            Err(Failure { code: EXIT_NOT_STARTED, error: child::become_command(parent, &command).into() })
+        }
+    };
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
+        Err(Failure { code, error }) => {
             // Nobody is left to tell when this fails too.
-            writeln!(io::stderr(), "slimfaas: {error}").ok();
+            writeln!(io::stderr(), "slimfaas: {error:#}").ok();
             ExitCode::from(code)
         }
     }
 }
 
-fn run_example(port: u16, name: &str) -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+/// The environment's configuration, with logging started.
+fn configure() -> Result<Loaded, Failure> {
+    env::from_process().map_err(|invalid| Failure { code: EXIT_CONFIG, error: invalid.into() })
+}
+
+fn start_log(config: &Config, warnings: &[Problem]) -> Result<(), Failure> {
+    telemetry::log::start(&config.log).map_err(anyhow::Error::from)?;
+    warn(warnings);
+    Ok(())
+}
+
+fn warn(problems: &[Problem]) {
+    for problem in problems {
+        tracing::warn!(key = problem.key, "{}", problem.message);
+    }
+}
+
+fn gateway() -> Result<(), Failure> {
+    let Loaded { config, warnings } = configure()?;
+    start_log(&config, &warnings)?;
+    let table = Table::new(&config.namespace);
+    let source = match &config.cluster {
+        ClusterSource::Fixed(text) => {
+            let (source, warnings) = source::fixed(text, &config, &table).map_err(|problems| Failure {
+                code: EXIT_CONFIG,
+                error: listed("the functions cannot be used", &problems),
+            })?;
+            warn(&warnings);
+            source
+        }
+        ClusterSource::Local => return Err(no_cluster("start it with `slimfaas local up`")),
+        ClusterSource::Kubernetes => {
+            return Err(no_cluster(
+                "this version cannot read a Kubernetes cluster yet: use `slimfaas local up`, or list the functions in \
+                 MOCK_KUBERNETES_FUNCTIONS",
+            ));
+        }
+    };
+    serve(config, table, source)
+}
+
+fn no_cluster(reason: &'static str) -> Failure {
+    Failure { code: EXIT_CONFIG, error: anyhow::anyhow!(reason) }
+}
+
+fn load_manifest(files: &Files) -> Result<(Manifest, Vec<Problem>), Failure> {
+    manifest::load(&files.file, &files.env_file, &env::process_variables())
+        .map_err(|problems| Failure { code: EXIT_MANIFEST, error: listed("the manifest cannot be used", &problems) })
+}
+
+fn listed(what: &str, problems: &[Problem]) -> anyhow::Error {
+    let lines: String = problems.iter().map(|problem| format!("\n  {problem}")).collect();
+    anyhow::anyhow!("{what}{lines}")
+}
+
+fn local_up(files: &Files, clean: bool, listen: IpAddr) -> Result<(), Failure> {
+    let (manifest, manifest_warnings) = load_manifest(files)?;
+    let Loaded { mut config, warnings } = configure()?;
+    config.cluster = ClusterSource::Local;
+    config.listen.address = listen;
+    config.listen.ports = vec![manifest.entrypoint_port, manifest.node_http_port];
+    config.listen.ports.dedup();
+    if let Some(level) = manifest.log_level {
+        config.log.filter = level.as_filter().to_owned();
+    }
+    start_log(&config, &warnings)?;
+    warn(&manifest_warnings);
+    let table = Table::new(&config.namespace);
+    // Before anything starts, as a process tells its owner's thread when that ends.
+    let source = source::local(manifest, clean, &config, &table).map_err(anyhow::Error::from)?;
+    serve(config, table, source)
+}
+
+fn local_validate(files: &Files) -> Result<(), Failure> {
+    let (manifest, warnings) = load_manifest(files)?;
+    let mut out = io::stdout();
+    for warning in &warnings {
+        writeln!(out, "warning: {warning}").context("cannot write")?;
+    }
+    let (functions, processes) = (manifest.functions.len(), manifest.processes.len());
+    writeln!(out, "{}: ok, {functions} functions, {processes} processes", manifest.name).context("cannot write")?;
+    Ok(())
+}
+
+fn serve(config: Config, table: Arc<Table>, source: source::Source) -> Result<(), Failure> {
+    tracing::info!(config = %serde_json::to_string(&config).context("cannot show the configuration")?, "configured");
+    let runtime = control_runtime()?;
     runtime.block_on(async {
-        let mut termination = signal::Termination::listen()?;
-        example::run(port, name, async {
+        let termination = signal::Termination::listen().context("cannot listen for signals")?;
+        let app = App::build(config, table, source).context("cannot start")?;
+        let addresses: Vec<String> = app.addresses().iter().map(|address| format!("http://{address}")).collect();
+        tracing::info!(addresses = addresses.join(" "), version = env!("CARGO_PKG_VERSION"), "serving");
+        app.run(termination).await.context("the gateway failed")?;
+        tracing::info!("ended");
+        Ok(())
+    })
+}
+
+fn control_runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    Ok(runtime.context("cannot start a runtime")?)
+}
+
+fn run_example(port: u16, name: &str) -> Result<(), Failure> {
+    control_runtime()?.block_on(async {
+        let mut termination = signal::Termination::listen().context("cannot listen for signals")?;
+        let stop = async {
             termination.wait().await;
-        })
-        .await
+        };
+        Ok(example::run(port, name, stop).await.context("the example function failed")?)
     })
 }

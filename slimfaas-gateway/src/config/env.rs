@@ -55,7 +55,7 @@ impl fmt::Display for Invalid {
     }
 }
 
-/// The configuration of this process: the only place that reads its environment.
+/// The configuration of this process; only this file reads its environment.
 pub fn from_process() -> Result<Loaded, Invalid> {
     let (mut vars, not_utf8) = decode(std::env::vars_os());
     add_pod_namespace(&mut vars, std::fs::read_to_string(NAMESPACE_FILE).ok());
@@ -69,6 +69,11 @@ pub fn from_process() -> Result<Loaded, Invalid> {
         result = Err(Invalid { problems, warnings });
     }
     result
+}
+
+/// The environment as text, for what a manifest may refer to; what is not UTF-8 is left out.
+pub fn process_variables() -> BTreeMap<String, String> {
+    decode(std::env::vars_os()).0
 }
 
 /// What the operator says explicitly wins over where the pod runs.

@@ -13,7 +13,7 @@ mod upgrade;
 use std::rc::Rc;
 use std::time::Duration;
 
-use http::{Request, Response, request};
+use http::{Request, Response, Uri, request};
 use hyper::body::Incoming;
 
 pub(super) use h2::LocalExecutor;
@@ -29,8 +29,10 @@ use crate::proxy::slot::Slot;
 
 /// A request that has not been sent yet; can be sent to another endpoint if sending it did not begin.
 pub(super) struct Outbound {
-    pub head: request::Parts,
-    pub body: RequestBody,
+    head: request::Parts,
+    body: RequestBody,
+    /// The target before an endpoint's base path was put in front of it.
+    inner: Option<Uri>,
 }
 
 /// Why there is no response.
@@ -63,10 +65,15 @@ pub(super) fn prepare(head: &mut request::Parts, path_offset: usize, connection:
 pub(super) async fn send(
     pool: &Rc<Pool>,
     slot: &Slot,
-    outbound: Outbound,
+    mut outbound: Outbound,
     timeout: Duration,
 ) -> Result<Answered, Failure> {
     let endpoint = &slot.endpoint;
+    if let Some(base) = &endpoint.base_path {
+        // Kept as it was, for the next endpoint that it may be offered to.
+        let inner = outbound.inner.get_or_insert_with(|| outbound.head.uri.clone());
+        outbound.head.uri = headers::below(base, inner);
+    }
     let sending = async {
         match (endpoint.protocol, upgrade::wanted(&outbound.head)) {
             (UpstreamProtocol::H2c, _) => h2::send(pool, endpoint, outbound).await,
@@ -103,12 +110,17 @@ fn failure_of(error: &hyper::Error) -> Failure {
 }
 
 impl Outbound {
+    pub(super) fn new(head: request::Parts, body: RequestBody) -> Self {
+        Self { head, body, inner: None }
+    }
+
     fn into_request(self) -> Request<RequestBody> {
         Request::from_parts(self.head, self.body)
     }
 
+    /// From what a connection gave back unsent.
     fn from_request(request: Request<RequestBody>) -> Self {
         let (head, body) = request.into_parts();
-        Self { head, body }
+        Self::new(head, body)
     }
 }

@@ -14,13 +14,13 @@ pub struct FilterError {
 }
 
 /// Starts logging for the whole process. Once.
-pub fn start(log: &Log, no_color: bool) -> Result<(), FilterError> {
+pub fn start(log: &Log) -> Result<(), FilterError> {
     let filter = EnvFilter::builder()
         .parse(&log.filter)
         .map_err(|error| FilterError { filter: log.filter.clone(), reason: error.to_string() })?;
     let base = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match log.format {
-        LogFormat::Text => base.with_ansi(std::io::stderr().is_terminal() && !no_color).init(),
+        LogFormat::Text => base.with_ansi(std::io::stderr().is_terminal() && !log.no_color).init(),
         LogFormat::Json => base.json().flatten_event(true).init(),
     }
     Ok(())

@@ -35,7 +35,8 @@ pub struct Manifest {
     /// The first node's own HTTP port.
     pub node_http_port: u16,
     pub raft_port: u16,
-    pub log_level: LogLevel,
+    /// `None`: the file does not say.
+    pub log_level: Option<LogLevel>,
     /// Ports that replicas are given.
     pub process_ports: RangeInclusive<u16>,
     pub state: State,
@@ -53,6 +54,20 @@ pub enum LogLevel {
     Error,
     Critical,
     None,
+}
+
+impl LogLevel {
+    /// The nearest filter of our log.
+    pub fn as_filter(self) -> &'static str {
+        match self {
+            Self::Trace => "trace",
+            Self::Debug => "debug",
+            Self::Information => "info",
+            Self::Warning => "warn",
+            Self::Error | Self::Critical => "error",
+            Self::None => "off",
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -289,7 +304,7 @@ fn read_name(cursor: &Cursor<'_>) -> String {
     name
 }
 
-fn read_log_level(cursor: &Cursor<'_>) -> LogLevel {
+fn read_log_level(cursor: &Cursor<'_>) -> Option<LogLevel> {
     let choices = [
         ("Trace", LogLevel::Trace),
         ("Debug", LogLevel::Debug),
@@ -299,7 +314,7 @@ fn read_log_level(cursor: &Cursor<'_>) -> LogLevel {
         ("Critical", LogLevel::Critical),
         ("None", LogLevel::None),
     ];
-    cursor.choice(&choices).unwrap_or(LogLevel::Error)
+    cursor.choice(&choices)
 }
 
 fn read_pool(cursor: &Cursor<'_>) -> RangeInclusive<u16> {

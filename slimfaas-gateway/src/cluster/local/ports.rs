@@ -82,7 +82,8 @@ mod tests {
     /// A few neighbouring ports that are free now.
     fn free_range(length: u16) -> RangeInclusive<u16> {
         let first = (0..50).map(|i| 21_000 + std::process::id() as u16 % 5_000 + i * 16).find(|first| {
-            (*first..first + length).all(|port| net::check_unused(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).is_ok())
+            (*first..first + length)
+                .all(|port| net::check_unused(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).is_ok())
         });
         let first = first.expect("some free ports");
         first..=first + length - 1

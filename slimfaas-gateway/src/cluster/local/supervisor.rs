@@ -354,7 +354,7 @@ impl FunctionState {
         let index = (0..).find(|index| !taken(index)).expect("fewer replicas than numbers");
         let name: Arc<str> = format!("{}-{index}", id.name).into();
         let (stop, stopped) = watch::channel(Stop::No);
-        let pod = Pod { name: Arc::clone(&name), address: None, state: PodState::Pending(None) };
+        let pod = Pod { name: Arc::clone(&name), address: None, base_path: None, state: PodState::Pending(None) };
         self.replicas.push(ReplicaState { index, pod, former_endpoints: Vec::new(), stop });
         Replica { function: id.clone(), index, pod: name, stop: stopped }
     }

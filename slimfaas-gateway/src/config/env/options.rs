@@ -112,7 +112,7 @@ impl Draft {
             base_function_url: String::new(),
             awake_when_never_called: false,
             limits,
-            log: Log { filter: String::new(), format: LogFormat::Text },
+            log: Log { filter: String::new(), format: LogFormat::Text, no_color: false },
             drain_timeout: Duration::ZERO,
         };
         Self { config, orchestrator: Choice::Unsaid, functions: None }
@@ -391,6 +391,17 @@ pub(super) const OPTIONS: &[Opt] = &[
                 "json" => LogFormat::Json,
                 _ => return Err("allowed: text or json".to_owned()),
             };
+            Ok(())
+        }),
+    },
+    Opt {
+        name: "NO_COLOR",
+        old: &[],
+        default: "",
+        doc: "Any value: no colours, also on a terminal (no-color.org).",
+        is_list: false,
+        reads: Reads::Text("any", |draft, text| {
+            draft.config.log.no_color = !text.is_empty();
             Ok(())
         }),
     },

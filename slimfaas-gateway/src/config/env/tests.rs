@@ -58,7 +58,7 @@ fn the_defaults() {
         base_function_url: "http://{pod_ip}:{pod_port}".into(),
         awake_when_never_called: false,
         limits,
-        log: Log { filter: "info".into(), format: LogFormat::Text },
+        log: Log { filter: "info".into(), format: LogFormat::Text, no_color: false },
         drain_timeout: Duration::from_secs(30),
     };
     assert_eq!(load([]), Ok(Loaded { config: expected, warnings: vec![] }));
@@ -92,7 +92,7 @@ fn every_field_has_an_option() {
             idle_upstream: 1,
             idle_upstream_timeout: second,
         },
-        log: Log { filter: "x".into(), format: LogFormat::Json },
+        log: Log { filter: "x".into(), format: LogFormat::Json, no_color: false },
         drain_timeout: second,
     };
     assert_eq!(load_onto(other, []), load([]));

@@ -87,6 +87,13 @@ pub(super) fn inner_target(target: &PathAndQuery, offset: usize) -> Uri {
     Uri::from(inner.expect("a suffix of a valid target that starts with a slash is one"))
 }
 
+/// `inner` below an endpoint's base path (which starts with a slash and does not end with one).
+pub(super) fn below(base: &str, inner: &Uri) -> Uri {
+    let inner = inner.path_and_query().map_or("/", PathAndQuery::as_str);
+    let joined = PathAndQuery::try_from(format!("{base}{inner}"));
+    Uri::from(joined.expect("a checked base and a valid target joined by a slash are one"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -161,6 +168,12 @@ mod tests {
                 ("x-forwarded-proto", "http"),
             ],
         );
+    }
+
+    #[test]
+    fn a_base_path_goes_in_front() {
+        let inner: Uri = "/a/?b=c".parse().expect("a valid target");
+        assert_eq!(below("/api/v1", &inner).to_string(), "/api/v1/a/?b=c");
     }
 
     #[test]

@@ -49,7 +49,7 @@ fn an_empty_manifest_has_the_defaults_of_the_reference() {
     assert_eq!(warnings, Vec::<String>::new());
     assert_eq!(manifest.name, "slimfaas-local");
     assert_eq!((manifest.entrypoint_port, manifest.node_http_port, manifest.raft_port), (30020, 30021, 3262));
-    assert_eq!(manifest.log_level, LogLevel::Error);
+    assert_eq!(manifest.log_level, None);
     assert_eq!(manifest.process_ports, 5000..=5999);
     assert!(manifest.state.persistent);
     assert!(manifest.state.directory.ends_with(".slimfaas/slimfaas-local"));
@@ -97,7 +97,7 @@ processes:
     let (manifest, warnings) = load_text("everything", text).unwrap();
     assert_eq!(warnings, Vec::<String>::new());
     assert_eq!((manifest.entrypoint_port, manifest.node_http_port, manifest.raft_port), (31000, 31001, 31002));
-    assert_eq!((manifest.process_ports.clone(), manifest.log_level), (5100..=5200, LogLevel::Debug));
+    assert_eq!((manifest.process_ports.clone(), manifest.log_level), (5100..=5200, Some(LogLevel::Debug)));
     assert!(!manifest.state.persistent && manifest.state.directory.ends_with("sub"));
     let function = &manifest.functions["fib-1"];
     let Runs::Processes(launch) = &function.runs else { panic!("processes") };

@@ -1,0 +1,69 @@
+//! Which cluster feeds the table, wired from what the command line and the environment say.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::cluster::fixed::FixedCluster;
+use crate::cluster::local::manifest::Manifest;
+use crate::cluster::local::{LocalCluster, LocalOptions, Output, StateDirectory, StateError};
+use crate::cluster::{Cluster, ClusterFuture};
+use crate::config::url_template::UrlTemplate;
+use crate::config::{Config, fixed_functions};
+use crate::drain;
+use crate::model::caller::Caller;
+use crate::model::problem::Problem;
+use crate::table::{CallerIndex, Table};
+
+/// Where the functions come from, and what goes with it.
+pub struct Source {
+    pub cluster: Arc<dyn Cluster>,
+    pub callers: Arc<dyn CallerIndex>,
+    /// Sees each change of what `Cluster::dependency_ready` answers, where it can change.
+    pub dependency_changes: Option<watch::Receiver<u64>>,
+    /// Runs until the given signal; ends what the cluster started.
+    pub worker: Box<dyn FnOnce(drain::Watch) -> ClusterFuture<'static, ()> + Send>,
+}
+
+/// Child processes of this one.
+pub fn local(manifest: Manifest, clean: bool, config: &Config, table: &Arc<Table>) -> Result<Source, StateError> {
+    let state = StateDirectory::open(&manifest, clean)?;
+    // Ties the life of the processes to ours; without it they run all the same.
+    let wrapper: Option<PathBuf> = std::env::current_exe().ok();
+    let options = LocalOptions { output: Output::to_stdout(config.log.no_color), wrapper };
+    let cluster = LocalCluster::new(manifest, state, Arc::clone(table), &config.namespace, options);
+    let running = Arc::clone(&cluster);
+    Ok(Source {
+        callers: cluster.callers(),
+        dependency_changes: Some(cluster.dependency_changes()),
+        worker: Box::new(move |mut end| Box::pin(async move { running.run(async { end.signaled().await }).await })),
+        cluster,
+    })
+}
+
+/// The list of `MOCK_KUBERNETES_FUNCTIONS`. The second part is what it says that is not used.
+pub fn fixed(text: &str, config: &Config, table: &Arc<Table>) -> Result<(Source, Vec<Problem>), Vec<Problem>> {
+    let template = UrlTemplate::parse(&config.base_function_url)
+        .map_err(|error| vec![Problem::new("BASE_FUNCTION_URL", error.to_string())])?;
+    let functions = fixed_functions::parse(text, &template, &config.namespace)?;
+    let source = Source {
+        cluster: Arc::new(FixedCluster::new(functions.functions, &config.namespace, table)),
+        callers: Arc::new(NobodyKnown),
+        dependency_changes: None,
+        worker: Box::new(|mut end| Box::pin(async move { end.signaled().await })),
+    };
+    Ok((source, functions.warnings))
+}
+
+/// Without a cluster that knows its pods nobody can be proven to be inside.
+struct NobodyKnown;
+
+impl CallerIndex for NobodyKnown {
+    fn identify(&self, _peer: SocketAddr, _local: SocketAddr) -> Pin<Box<dyn Future<Output = Caller> + Send + '_>> {
+        Box::pin(std::future::ready(Caller::Outside))
+    }
+}

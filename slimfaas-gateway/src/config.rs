@@ -3,7 +3,7 @@
 pub mod annotations;
 pub mod env;
 pub mod fixed_functions;
-mod suggest;
+pub(crate) mod suggest;
 pub mod url_template;
 
 use std::net::{IpAddr, SocketAddr};

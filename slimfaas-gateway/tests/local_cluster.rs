@@ -16,7 +16,7 @@ use slimfaas_gateway::cluster::local::{LocalCluster, LocalOptions, Output, State
 use slimfaas_gateway::model::caller::Caller;
 use slimfaas_gateway::model::function::FunctionId;
 use slimfaas_gateway::model::spec::Dependency;
-use slimfaas_gateway::model::visibility::Trust;
+use slimfaas_gateway::model::visibility::{Trust, Visibility};
 use slimfaas_gateway::table::view::{Address, Function, PodState};
 use slimfaas_gateway::table::{CallerIndex, Table};
 use tokio::sync::oneshot;
@@ -387,6 +387,28 @@ async fn a_debug_url_is_ready_while_somebody_serves_it() {
     ide.wait().unwrap();
     running.until_states(&[("fib-debug", "Starting")]).await;
     running.end().await;
+}
+
+#[test]
+fn the_example_manifest_is_flawless() {
+    let file = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../slimfaas.local.yaml"));
+    let (manifest, warnings) = manifest::load(&[file], &[], &BTreeMap::new()).unwrap();
+    assert_eq!(warnings, []);
+    assert_eq!((manifest.entrypoint_port, manifest.node_http_port), (30020, 30021));
+    let functions: Vec<_> = manifest
+        .functions
+        .iter()
+        .map(|(name, function)| (name.as_str(), function.spec.default_visibility, function.spec.depends_on.clone()))
+        .collect();
+    let second = vec![Dependency::Workload("fibonacci2".into())];
+    assert_eq!(
+        functions,
+        [
+            ("fibonacci1", Visibility::Public, vec![]),
+            ("fibonacci2", Visibility::Private, vec![]),
+            ("fibonacci3", Visibility::Public, second),
+        ]
+    );
 }
 
 #[test]

@@ -19,6 +19,7 @@ mod procfs;
 mod reading;
 mod replica;
 mod report;
+mod schema;
 mod state;
 mod supervisor;
 

@@ -10,9 +10,11 @@ use std::time::Duration;
 use super::document::{self, Node, Place};
 use super::env_file;
 use super::expand::{Variables, expand_all};
-use super::overlay::{Shape, conform, did_you_mean, merge};
+use super::overlay::{conform, merge};
 use super::reading::Cursor;
 use super::report::Report;
+use super::schema::ROOT;
+use crate::config::{annotations, suggest};
 use crate::model::problem::Problem;
 use crate::model::spec::{Dependency, FunctionSpec};
 use crate::table::view::Address;
@@ -141,63 +143,6 @@ pub enum RestartPolicy {
     OnFailure,
     Never,
 }
-
-static ROOT: Shape = Shape::Keys(&[
-    ("schemaVersion", Shape::Scalar),
-    ("name", Shape::Scalar),
-    (
-        "cluster",
-        Shape::Keys(&[
-            ("nodes", Shape::Scalar),
-            ("entrypointPort", Shape::Scalar),
-            ("nodeHttpPortBase", Shape::Scalar),
-            ("raftPortBase", Shape::Scalar),
-            ("nodeLogLevel", Shape::Scalar),
-        ]),
-    ),
-    ("processPorts", Shape::Keys(&[("from", Shape::Scalar), ("to", Shape::Scalar)])),
-    ("state", Shape::Keys(&[("mode", Shape::Scalar), ("directory", Shape::Scalar)])),
-    ("functions", Shape::Named(&FUNCTION)),
-    ("jobs", Shape::Named(&JOB)),
-    ("processes", Shape::Named(&PROCESS)),
-]);
-
-static FUNCTION: Shape = Shape::Keys(&[
-    ("command", Shape::List),
-    ("workingDirectory", Shape::Scalar),
-    ("debugUrl", Shape::Scalar),
-    ("annotations", Shape::Named(&Shape::Scalar)),
-    ("environment", Shape::Named(&Shape::Scalar)),
-    (
-        "health",
-        Shape::Keys(&[
-            ("path", Shape::Scalar),
-            ("periodSeconds", Shape::Scalar),
-            ("timeoutSeconds", Shape::Scalar),
-            ("startupTimeoutSeconds", Shape::Scalar),
-        ]),
-    ),
-    ("shutdown", Shape::Keys(&[("path", Shape::Scalar), ("timeoutSeconds", Shape::Scalar)])),
-]);
-
-static JOB: Shape = Shape::Keys(&[
-    ("command", Shape::List),
-    ("workingDirectory", Shape::Scalar),
-    ("annotations", Shape::Named(&Shape::Scalar)),
-    ("environment", Shape::Named(&Shape::Scalar)),
-    ("ttlSecondsAfterFinished", Shape::Scalar),
-    ("backoffLimit", Shape::Scalar),
-    ("restartPolicy", Shape::Scalar),
-    ("resources", Shape::Anything),
-]);
-
-static PROCESS: Shape = Shape::Keys(&[
-    ("command", Shape::List),
-    ("workingDirectory", Shape::Scalar),
-    ("environment", Shape::Named(&Shape::Scalar)),
-    ("port", Shape::Scalar),
-    ("restartPolicy", Shape::Scalar),
-]);
 
 const PORTS: RangeInclusive<u16> = 1..=u16::MAX;
 
@@ -359,7 +304,7 @@ fn check_process_dependencies(manifest: &Manifest, functions: &Cursor<'_>) {
         for dependency in &entry.spec.depends_on {
             let Dependency::Process(process) = dependency else { continue };
             if !manifest.processes.contains_key(process) {
-                let hint = did_you_mean(process, &names);
+                let hint = suggest::did_you_mean(process, names.iter().copied());
                 let cursor = functions.child(name).child("annotations").child("SlimFaas/DependsOn");
                 cursor.problem(format!("there is no process {process:?} under processes{hint}"));
             }
@@ -383,14 +328,14 @@ fn read_function(cursor: &Cursor<'_>, base: &Path) -> FunctionEntry {
         Some(url) => Runs::Elsewhere(read_debug_url(&debug_url, &url)),
         None => Runs::Processes(read_launch(cursor, base)),
     };
-    let annotations = cursor.child("annotations");
-    let texts = annotations.text_map();
-    if !is_function(&texts) {
-        annotations.problem("SlimFaas/Function: \"true\" is required");
+    let written = cursor.child("annotations");
+    let texts = written.text_map();
+    if !annotations::is_function(&texts) {
+        written.problem("SlimFaas/Function: \"true\" is required");
     }
-    let (spec, problems) = parse_annotations(&texts);
+    let (spec, problems) = annotations::parse(&texts);
     for problem in &problems {
-        annotations.child(&problem.key).warning(problem.message.clone());
+        written.child(&problem.key).warning(problem.message.clone());
     }
     FunctionEntry {
         runs,
@@ -521,39 +466,6 @@ fn is_process_name(name: &str) -> bool {
     let first = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     let rest = |b: u8| first(b) || matches!(b, b'_' | b'.' | b'-');
     (1..=63).contains(&name.len()) && name.bytes().next().is_some_and(first) && name.bytes().all(rest)
-}
-
-// STAND-IN until config::annotations lands.
-fn is_function(a: &BTreeMap<String, String>) -> bool {
-    a.get("SlimFaas/Function").is_some_and(|v| v.eq_ignore_ascii_case("true"))
-}
-
-fn parse_annotations(a: &BTreeMap<String, String>) -> (FunctionSpec, Vec<Problem>) {
-    let mut spec = FunctionSpec::default();
-    let mut problems = Vec::new();
-    let mut int = |key: &str, default: u32| match a.get(key).map(|v| v.parse()) {
-        Some(Ok(n)) => n,
-        Some(Err(_)) => {
-            problems.push(Problem::new(key, "bad"));
-            default
-        }
-        None => default,
-    };
-    spec.replicas_min = int("SlimFaas/ReplicasMin", 0);
-    spec.replicas_at_start = int("SlimFaas/ReplicasAtStart", 1);
-    if let Some(csv) = a.get("SlimFaas/DependsOn") {
-        spec.depends_on = csv
-            .split(',')
-            .map(|n| match n.trim().strip_prefix("processes:") {
-                Some(p) => Dependency::Process(p.to_owned()),
-                None => Dependency::Workload(n.trim().to_owned()),
-            })
-            .collect();
-    }
-    if a.get("SlimFaas/DefaultTrust").is_some_and(|t| t == "Untrusted") {
-        spec.trust = crate::model::visibility::Trust::Untrusted;
-    }
-    (spec, problems)
 }
 
 #[cfg(test)]

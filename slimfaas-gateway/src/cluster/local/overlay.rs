@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::document::{Node, Value};
 use super::report::Report;
+use crate::config::suggest;
 
 /// What the schema allows at one place.
 pub(super) enum Shape {
@@ -84,19 +85,8 @@ fn conform_keys(
 
 fn unknown(written: &str, keys: &[(&'static str, Shape)]) -> String {
     let names: Vec<&str> = keys.iter().map(|(key, _)| *key).collect();
-    format!("unknown key{}; allowed: {}", did_you_mean(written, &names), names.join(", "))
-}
-
-/// `, did you mean X?` when one of `names` is close to `written`, else nothing.
-pub(super) fn did_you_mean(written: &str, names: &[&str]) -> String {
-    /// Below it, a suggestion puzzles more than it helps.
-    const LIKENESS_MIN: f64 = 0.75;
-    let likeness = |name: &str| strsim::jaro_winkler(&written.to_lowercase(), &name.to_lowercase());
-    let best = names.iter().map(|name| (likeness(name), *name)).max_by(|a, b| a.0.total_cmp(&b.0));
-    match best {
-        Some((likeness, name)) if likeness >= LIKENESS_MIN => format!(", did you mean {name}?"),
-        _ => String::new(),
-    }
+    let hint = suggest::did_you_mean(written, names.iter().copied());
+    format!("unknown key; allowed: {}{hint}", names.join(", "))
 }
 
 pub(super) fn join(path: &str, key: &str) -> String {
@@ -179,7 +169,7 @@ mod tests {
         let check = |sources: &[&str], expected: &str| assert_eq!(layered(sources).1, [expected]);
         check(
             &["functions: {f: {comand: [x]}}"],
-            "one.yaml:1 functions.f.comand: unknown key, did you mean command?; allowed: command, workingDirectory",
+            "one.yaml:1 functions.f.comand: unknown key; allowed: command, workingDirectory; did you mean command?",
         );
         check(&["name: a", "\nzzz: 1"], "two.yaml:2 zzz: unknown key; allowed: name, functions");
         check(&["functions: 3"], "one.yaml:1 functions: must be a map");

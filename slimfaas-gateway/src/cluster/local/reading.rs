@@ -6,8 +6,9 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 use super::document::{Node, Place, Text, Value};
-use super::overlay::{did_you_mean, join};
+use super::overlay::join;
 use super::report::Report;
+use crate::config::suggest;
 
 /// One place of the tree, present or not.
 #[derive(Clone)]
@@ -87,7 +88,7 @@ impl<'a> Cursor<'a> {
         let found = choices.iter().find(|(name, _)| name.eq_ignore_ascii_case(&text.value));
         if found.is_none() {
             let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
-            let hint = did_you_mean(&text.written, &names);
+            let hint = suggest::did_you_mean(&text.written, names.iter().copied());
             self.problem(format!("{:?} is not one of {}{hint}", text.written, names.join(", ")));
         }
         found.map(|(_, value)| *value)

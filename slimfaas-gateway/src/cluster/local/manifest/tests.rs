@@ -164,7 +164,7 @@ fn each_problem_of_a_function_says_where_and_what_is_allowed() {
     fails(
         "processes: {redis: {command: [x]}}\nfunctions: {fib: {command: [x], annotations: {SlimFaas/Function: 'true', SlimFaas/DependsOn: 'processes:redi'}}}",
         &[
-            r#"m.yaml:2 functions.fib.annotations.SlimFaas/DependsOn: there is no process "redi" under processes, did you mean redis?"#,
+            r#"m.yaml:2 functions.fib.annotations.SlimFaas/DependsOn: there is no process "redi" under processes; did you mean redis?"#,
         ],
     );
 }
@@ -179,7 +179,7 @@ fn each_problem_of_the_rest_says_where_and_what_is_allowed() {
     fails(
         "cluster: {nodeLogLevel: eror}",
         &[
-            r#"m.yaml:1 cluster.nodeLogLevel: "eror" is not one of Trace, Debug, Information, Warning, Error, Critical, None, did you mean Error?"#,
+            r#"m.yaml:1 cluster.nodeLogLevel: "eror" is not one of Trace, Debug, Information, Warning, Error, Critical, None; did you mean Error?"#,
         ],
     );
     fails(

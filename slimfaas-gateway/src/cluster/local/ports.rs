@@ -4,10 +4,15 @@ use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::time::timeout;
 
 use crate::net;
+
+/// Between two looks at a pool without a free port.
+const RECHECK: Duration = Duration::from_secs(1);
 
 pub(super) struct Ports {
     pool: RangeInclusive<u16>,
@@ -57,7 +62,8 @@ impl Ports {
             if let Some(lease) = self.lease() {
                 return lease;
             }
-            freed.await;
+            // A port may also be given back by somebody else, who does not tell us.
+            timeout(RECHECK, freed).await.ok();
         }
     }
 }
@@ -80,8 +86,8 @@ mod tests {
     use super::*;
 
     /// A few neighbouring ports that are free now.
-    fn free_range(length: u16) -> RangeInclusive<u16> {
-        let first = (0..50).map(|i| 21_000 + std::process::id() as u16 % 5_000 + i * 16).find(|first| {
+    fn free_range(test: u16, length: u16) -> RangeInclusive<u16> {
+        let first = (0..50).map(|i| 21_000 + std::process::id() as u16 % 5_000 + i * 64 + test * 16).find(|first| {
             (*first..first + length)
                 .all(|port| net::check_unused(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).is_ok())
         });
@@ -91,7 +97,7 @@ mod tests {
 
     #[test]
     fn ports_in_use_are_skipped_and_come_back_last() {
-        let pool = free_range(3);
+        let pool = free_range(0, 3);
         let first = *pool.start();
         let other = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, first + 1)).unwrap();
         let ports = Ports::new(pool);
@@ -105,15 +111,25 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_port_that_somebody_else_gives_back_is_found() {
+        let pool = free_range(1, 1);
+        let other = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, *pool.start())).unwrap();
+        let ports = Ports::new(pool);
+        let lease = timeout(Duration::from_secs(10), ports.wait(|| drop(other))).await.expect("found");
+        assert!(ports.lease().is_none());
+        drop(lease);
+    }
+
+    #[tokio::test]
     async fn a_port_that_comes_back_wakes_who_waits() {
-        let ports = Ports::new(free_range(1));
+        let ports = Ports::new(free_range(2, 1));
         let lease = ports.lease().unwrap();
         let mut told = false;
         let mut waiting = Box::pin(ports.wait(|| told = true));
-        let early = tokio::time::timeout(std::time::Duration::from_millis(20), &mut waiting).await;
+        let early = timeout(Duration::from_millis(20), &mut waiting).await;
         assert!(early.is_err());
         drop(lease);
-        tokio::time::timeout(std::time::Duration::from_secs(2), &mut waiting).await.expect("woken");
+        timeout(Duration::from_secs(2), &mut waiting).await.expect("woken");
         drop(waiting);
         assert!(told);
     }

@@ -1,3 +1,5 @@
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use proptest::prelude::*;
 
 use super::*;
@@ -8,8 +10,10 @@ struct Files {
 }
 
 impl Files {
-    fn new(name: &str) -> Self {
-        let directory = std::env::temp_dir().join(format!("slimfaas-manifest-{}-{name}", std::process::id()));
+    fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let directory = std::env::temp_dir().join(format!("slimfaas-manifest-{}-{number}", std::process::id()));
         fs::create_dir_all(directory.join("sub")).unwrap();
         Self { directory }
     }
@@ -32,8 +36,8 @@ fn env(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
 }
 
 /// Loads `text` alone; problems without the directory.
-fn load_text(name: &str, text: &str) -> Result<(Manifest, Vec<String>), Vec<String>> {
-    let files = Files::new(name);
+fn load_text(text: &str) -> Result<(Manifest, Vec<String>), Vec<String>> {
+    let files = Files::new();
     let file = files.write("m.yaml", text);
     let directory = format!("{}/", files.directory.display());
     let plain = |problems: Vec<Problem>| problems.iter().map(|p| p.to_string().replace(&directory, "")).collect();
@@ -45,7 +49,7 @@ fn load_text(name: &str, text: &str) -> Result<(Manifest, Vec<String>), Vec<Stri
 
 #[test]
 fn an_empty_manifest_has_the_defaults_of_the_reference() {
-    let (manifest, warnings) = load_text("defaults", "").unwrap();
+    let (manifest, warnings) = load_text("").unwrap();
     assert_eq!(warnings, Vec::<String>::new());
     assert_eq!(manifest.name, "slimfaas-local");
     assert_eq!((manifest.entrypoint_port, manifest.node_http_port, manifest.raft_port), (30020, 30021, 3262));
@@ -59,7 +63,7 @@ fn an_empty_manifest_has_the_defaults_of_the_reference() {
 #[test]
 fn a_function_has_the_defaults_of_the_reference() {
     let text = "functions: {fib: {command: [x], annotations: {SlimFaas/Function: true}}}";
-    let (manifest, _) = load_text("function", text).unwrap();
+    let (manifest, _) = load_text(text).unwrap();
     let function = &manifest.functions["fib"];
     let Runs::Processes(launch) = &function.runs else { panic!("processes") };
     assert_eq!(launch.command, ["x"]);
@@ -94,7 +98,7 @@ processes:
   db.1: {command: [db], port: 5432, restartPolicy: ONFAILURE}
   x: {command: [x], port: AUTO}
 ";
-    let (manifest, warnings) = load_text("everything", text).unwrap();
+    let (manifest, warnings) = load_text(text).unwrap();
     assert_eq!(warnings, Vec::<String>::new());
     assert_eq!((manifest.entrypoint_port, manifest.node_http_port, manifest.raft_port), (31000, 31001, 31002));
     assert_eq!((manifest.process_ports.clone(), manifest.log_level), (5100..=5200, Some(LogLevel::Debug)));
@@ -116,7 +120,7 @@ processes:
 
 /// Exactly these problems.
 fn fails(text: &str, expected: &[&str]) {
-    assert_eq!(load_text("problems", text).unwrap_err(), expected, "{text}");
+    assert_eq!(load_text(text).unwrap_err(), expected, "{text}");
 }
 
 #[test]
@@ -202,7 +206,7 @@ fn each_problem_of_the_rest_says_where_and_what_is_allowed() {
 
 #[test]
 fn values_of_variables_do_not_show() {
-    let problems = load_text("masked", "cluster: {nodes: '${SECRET}', raftPortBase: '${MISSING}'}").unwrap_err();
+    let problems = load_text("cluster: {nodes: '${SECRET}', raftPortBase: '${MISSING}'}").unwrap_err();
     assert_eq!(
         problems,
         [
@@ -214,7 +218,7 @@ fn values_of_variables_do_not_show() {
 
 #[test]
 fn all_problems_of_all_files_come_at_once() {
-    let files = Files::new("all");
+    let files = Files::new();
     let one = files.write("one.yaml", "name: '!'\nfunctions:\n  fib:\n    comand: [x]\n");
     let two = files.write("two.yaml", "a: [\n");
     let env_file = files.write("x.env", "nonsense\n");
@@ -230,7 +234,7 @@ fn all_problems_of_all_files_come_at_once() {
 
 #[test]
 fn overlays_and_env_files_apply_in_order() {
-    let files = Files::new("overlay");
+    let files = Files::new();
     let base = files.write(
         "base.yaml",
         "name: a\nfunctions: {fib: {command: ['${A}', '${B}', '${C}'], annotations: {SlimFaas/Function: 'true'}}}\n",
@@ -246,7 +250,7 @@ fn overlays_and_env_files_apply_in_order() {
 #[test]
 fn a_manifest_can_name_the_running_program() {
     let text = "functions: {fib: {command: ['${SLIMFAAS_EXE}'], annotations: {SlimFaas/Function: 'true'}}}";
-    let (manifest, _) = load_text("program", text).unwrap();
+    let (manifest, _) = load_text(text).unwrap();
     let Runs::Processes(launch) = &manifest.functions["fib"].runs else { panic!("processes") };
     assert_eq!(launch.command, [std::env::current_exe().unwrap().display().to_string()]);
 }
@@ -254,11 +258,8 @@ fn a_manifest_can_name_the_running_program() {
 #[test]
 fn jobs_are_checked_and_not_run() {
     let text = "jobs: {report: {command: [x], annotations: {SlimFaas/Job: 'true'}, resources: {limits: {cpu: 1}}, restartPolicy: never}}";
-    assert_eq!(
-        load_text("jobs", text).unwrap().1,
-        ["m.yaml:1 jobs.report: accepted, but jobs are not run by this version"]
-    );
-    let problems = load_text("jobs", "jobs: {report: {command: [x], backoffLimit: -1}}").unwrap_err();
+    assert_eq!(load_text(text).unwrap().1, ["m.yaml:1 jobs.report: accepted, but jobs are not run by this version"]);
+    let problems = load_text("jobs: {report: {command: [x], backoffLimit: -1}}").unwrap_err();
     assert_eq!(
         problems,
         [
@@ -271,7 +272,7 @@ fn jobs_are_checked_and_not_run() {
 #[test]
 fn a_bad_annotation_is_a_warning_and_the_function_stays() {
     let text = "functions: {fib: {command: [x], annotations: {SlimFaas/Function: 'true', SlimFaas/ReplicasMin: many}}}";
-    let (manifest, warnings) = load_text("annotation", text).unwrap();
+    let (manifest, warnings) = load_text(text).unwrap();
     assert_eq!(manifest.functions["fib"].problems.len(), 1);
     assert_eq!(warnings.len(), 1);
     assert!(warnings[0].starts_with("m.yaml:1 functions.fib.annotations.SlimFaas/ReplicasMin: "), "{warnings:?}");
@@ -282,7 +283,7 @@ proptest! {
 
     #[test]
     fn no_text_makes_the_loader_panic(text in "[ -~\n\t]{0,200}") {
-        load_text("any", &text).ok();
+        load_text(&text).ok();
     }
 
     /// Built from pieces of the schema, so that it gets further than the parser.
@@ -294,6 +295,6 @@ proptest! {
             "processes:", "port:", "auto", "99999", "-1", "<<:", "cluster:", "nodes:", "jobs:", "debugUrl:", "http://[",
         ]), 0..40)
     ) {
-        load_text("like", &pieces.join(" ")).ok();
+        load_text(&pieces.join(" ")).ok();
     }
 }

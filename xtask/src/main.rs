@@ -1,1 +1,79 @@
-fn main() {}
+//! `cargo xtask`: how this project tests, checks and measures itself. One file per command; nothing here ships.
+#![expect(clippy::disallowed_methods, reason = "a developer's tool: it reads its environment and the clock itself")]
+
+mod bench;
+mod ci;
+mod process;
+mod steps;
+mod terminal;
+mod test;
+mod tidy;
+mod tools;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Tests, checks and measures SlimFaas", disable_help_subcommand = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run everything that this machine can run, and say at the end what was skipped and why
+    Test(test::Options),
+    /// Check the rules that no compiler holds: direction of imports, shape of files, true documents
+    Tidy,
+    /// Install what is missing, then run `test` with nothing allowed to be skipped
+    Ci,
+    /// Measure the gateway against its rivals on this machine
+    #[command(subcommand)]
+    Bench(bench::Bench),
+    /// Fetch the conformance suites that the black-box tests run: h2spec and Autobahn
+    Tools,
+    /// A closed-loop HTTP/1.1 client; `bench sync` runs it as a process of its own
+    #[command(hide = true)]
+    BenchLoad(bench::load::Options),
+    /// A fixed-answer HTTP/1.1 server; `bench sync` runs it as a process of its own
+    #[command(hide = true)]
+    BenchBackend,
+    /// Become another program that ends when this one's parent does
+    #[command(hide = true)]
+    Bound(process::Bound),
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().command) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            terminal::failure(&format!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs one command. `Ok(false)`: it did its work, and the result, already shown, is bad.
+fn run(command: Command) -> Result<bool> {
+    match command {
+        Command::Test(options) => test::run(&options),
+        Command::Tidy => test::tidy_alone(),
+        Command::Ci => ci::run(),
+        Command::Bench(bench) => bench::run(bench).map(|()| true),
+        Command::Tools => tools::install_all().map(|()| true),
+        Command::BenchLoad(options) => bench::load::run(&options).map(|()| true),
+        Command::BenchBackend => bench::backend::run().map(|()| true),
+        Command::Bound(bound) => Err(bound.exec()),
+    }
+}
+
+/// The root of the repository that this tool was built from.
+fn repository() -> PathBuf {
+    let own = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    own.parent().expect("xtask is a folder of the repository").to_owned()
+}

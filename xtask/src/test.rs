@@ -1,0 +1,149 @@
+//! `cargo xtask test`: the README's test command. Everything that this machine can run, cheapest first.
+//!
+//! A suite is one file of `tests/tests`, named for what it needs (`loopback`, `protocol`, `kernel`, `e2e`); a new file
+//! is picked up by itself. A test that cannot run here says so in a line `SKIP <suite>/<name>: <reason>`.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+
+use crate::steps::{Steps, Tally, cargo_test, check};
+use crate::terminal::{coloured, line};
+use crate::{repository, tidy, tools};
+
+/// Suites that must not skip: `all`, or their names with commas between. `slimfaas_tests::require` reads it too.
+pub(crate) const REQUIRE: &str = "SLIMFAAS_REQUIRE";
+/// The gateway that black-box suites start.
+pub(crate) const BINARY: &str = "SLIMFAAS_BIN";
+
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Run only the black-box suites with these names (`loopback`, `protocol`, …), and none of the checks
+    suites: Vec<String>,
+}
+
+/// Returns whether everything passed.
+pub(crate) fn run(options: &Options) -> Result<bool> {
+    let root = repository();
+    let suites = suites(&root, &options.suites)?;
+    let mut steps = Steps::default();
+    if options.suites.is_empty() {
+        checks(&root, &mut steps);
+    }
+    let mut binary = None;
+    if !suites.is_empty() {
+        steps.run("build the gateway", || {
+            binary = Some(gateway_binary(&root)?);
+            Ok(Tally::default())
+        });
+    }
+    if let Some(binary) = binary {
+        for suite in &suites {
+            let tests = ["test", "--package", "slimfaas-tests", "--test", suite];
+            let mut command = cargo(&root, &tests);
+            command.env(BINARY, &binary).env(tools::FOLDER, tools::folder()?);
+            steps.run(suite, || cargo_test(&mut command));
+        }
+    }
+    Ok(steps.summarize())
+}
+
+/// Everything that needs no running gateway.
+fn checks(root: &Path, steps: &mut Steps) {
+    let clippy = ["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"];
+    // The black-box package has helpers of its own to test; its suites are steps of their own.
+    let units = ["test", "--workspace", "--exclude", "slimfaas-tests"];
+    let helpers = ["test", "--package", "slimfaas-tests", "--lib"];
+    steps.run("format", || check(&mut cargo(root, &["fmt", "--all", "--check"])));
+    steps.run("tidy", || tidy_step(root));
+    steps.run("clippy", || check(&mut cargo(root, &clippy)));
+    steps.run("unit and property tests", || cargo_test(&mut cargo(root, &units)));
+    steps.run("test helpers", || cargo_test(&mut cargo(root, &helpers)));
+    let mut docs = cargo(root, &["doc", "--workspace", "--no-deps", "--document-private-items"]);
+    steps.run("documentation", || check(docs.env("RUSTDOCFLAGS", "--deny warnings")));
+    steps.run("dependencies", || dependencies(root));
+}
+
+/// `cargo xtask tidy` by itself.
+pub(crate) fn tidy_alone() -> Result<bool> {
+    let tally = tidy_step(&repository())?;
+    if tally.failed == 0 {
+        line("tidy: nothing to say");
+    }
+    Ok(tally.failed == 0)
+}
+
+fn tidy_step(root: &Path) -> Result<Tally> {
+    let findings = tidy::check(root)?;
+    findings.iter().for_each(|finding| line(&finding.to_string()));
+    Ok(Tally::single(findings.is_empty()))
+}
+
+/// Licences, banned and duplicate crates, and sources. Advisories need a network and are not part of a test.
+fn dependencies(root: &Path) -> Result<Tally> {
+    let installed = cargo(root, &["deny", "--version"]).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    if !installed.is_ok_and(|status| status.success()) {
+        let reason = "dependencies/deny: cargo-deny is missing: cargo install --locked cargo-deny";
+        ensure!(!is_required("dependencies"), "{reason}");
+        return Ok(Tally::skipped(reason.to_owned()));
+    }
+    check(&mut cargo(root, &["deny", "--all-features", "check", "bans", "licenses", "sources"]))
+}
+
+fn is_required(suite: &str) -> bool {
+    std::env::var(REQUIRE).is_ok_and(|list| list.split(',').any(|name| name.trim() == suite || name.trim() == "all"))
+}
+
+/// The suites there are, or those of them that were asked for.
+fn suites(root: &Path, wanted: &[String]) -> Result<Vec<String>> {
+    let folder = root.join("tests/tests");
+    let mut names = Vec::new();
+    if folder.is_dir() {
+        for entry in std::fs::read_dir(&folder).with_context(|| format!("cannot list {}", folder.display()))? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "rs") {
+                names.extend(path.file_stem().and_then(|stem| stem.to_str()).map(str::to_owned));
+            }
+        }
+    }
+    names.sort_by_key(|name| (order(name), name.clone()));
+    for name in wanted {
+        ensure!(names.contains(name), "no suite {name}: there is {}", names.join(", "));
+    }
+    names.retain(|name| wanted.is_empty() || wanted.contains(name));
+    Ok(names)
+}
+
+/// What needs least runs first.
+fn order(suite: &str) -> usize {
+    let known = ["loopback", "protocol", "sim", "crash", "kernel", "e2e"];
+    known.iter().position(|name| *name == suite).unwrap_or(known.len())
+}
+
+/// The released gateway: the one that the environment names, or one built now.
+pub(crate) fn gateway_binary(root: &Path) -> Result<PathBuf> {
+    if let Some(named) = std::env::var_os(BINARY).filter(|value| !value.is_empty()) {
+        let path = std::path::absolute(&named)?;
+        ensure!(path.is_file(), "{BINARY} names {}, which is no file", path.display());
+        return Ok(path);
+    }
+    let build = ["build", "--release", "--package", "slimfaas-gateway", "--bin", "slimfaas"];
+    let status = cargo(root, &build).status().context("cannot run cargo")?;
+    ensure!(status.success(), "the gateway does not build");
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |dir| root.join(dir));
+    Ok(target.join("release/slimfaas"))
+}
+
+/// Cargo, the one that runs us, in the repository's root.
+pub(crate) fn cargo(root: &Path, arguments: &[&str]) -> Command {
+    let program = std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
+    let mut command = Command::new(program);
+    command.args(arguments).current_dir(root).stdin(Stdio::null());
+    if coloured() {
+        command.env("CARGO_TERM_COLOR", "always");
+    }
+    command
+}

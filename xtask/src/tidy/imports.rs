@@ -1,0 +1,223 @@
+//! Which module of the gateway may import which: the direction of the architecture, as data.
+//!
+//! `model` ← pure cores ← handles ← shells ← `app` ← `bin`. Invariant: the most specific row decides, and what no row
+//! allows is a finding.
+
+use super::Finding;
+use super::source::{NamedPath, Token, paths, production_code, tokens};
+
+/// One module (with all below it) and what it may import beside itself, [`EVERYWHERE`] and its own pure cores.
+struct Row {
+    module: &'static str,
+    may: &'static [&'static str],
+}
+
+const fn row(module: &'static str, may: &'static [&'static str]) -> Row {
+    Row { module, may }
+}
+
+/// Imported by anything: values without behaviour, and the value types of time.
+const EVERYWHERE: &[&str] = &["model", "clock"];
+
+/// What may import everything.
+const ROOT: &str = "app";
+
+const TABLE: &[Row] = &[
+    row("bin", &["app", "agent", "config", "telemetry"]),
+    row("model", &[]),
+    row("clock", &[]),
+    row("net", &[]),
+    row("config", &[]),
+    row("drain", &[]),
+    row("readiness", &[]),
+    row("signal", &[]),
+    row("telemetry", &[]),
+    row("table", &["net"]),
+    row("proxy", &["table", "telemetry", "net", "drain"]),
+    row("proxy::visibility", &[]),
+    // Our own routes call handles and answer through the same bodies and rejections as the proxy.
+    row(
+        "api",
+        &["table", "queue", "scaler", "jobs", "events", "store", "cluster", "proxy", "telemetry", "readiness", "drain"],
+    ),
+    row("queue", &["store", "table", "proxy::upstream", "telemetry", "drain"]),
+    row("queue::element", &["queue::plan", "queue::retry"]),
+    row("queue::plan", &["queue::element", "queue::retry"]),
+    row("queue::retry", &["queue::element", "queue::plan"]),
+    row("store", &["net", "telemetry", "drain"]),
+    row("store::command", &["store::state", "store::snapshot", "queue::element", "queue::plan", "queue::retry"]),
+    row("store::state", &["store::command", "store::snapshot", "queue::element", "queue::plan", "queue::retry"]),
+    row("store::snapshot", &["store::command", "store::state", "queue::element", "queue::plan", "queue::retry"]),
+    row("scaler", &["table", "store", "cluster", "telemetry", "drain"]),
+    row("scaler::decide", SCALER_CORES),
+    row("scaler::depends", SCALER_CORES),
+    row("scaler::history", SCALER_CORES),
+    row("scaler::schedule", SCALER_CORES),
+    row("scaler::stabilize", SCALER_CORES),
+    row("cluster", &["table", "config", "net", "telemetry", "drain"]),
+    row("jobs", &["cluster", "store", "table", "proxy::upstream", "telemetry", "drain"]),
+    row("events", &["cluster", "store", "table", "proxy::upstream", "telemetry", "drain"]),
+    row("agent", &["cluster::kube", "config", "telemetry", "drain", "signal"]),
+];
+
+const SCALER_CORES: &[&str] =
+    &["scaler::decide", "scaler::depends", "scaler::history", "scaler::schedule", "scaler::stabilize"];
+
+/// Decisions: values in, values out. They run the same on every node and in every simulation.
+const PURE: &[&str] = &[
+    "model",
+    "proxy::visibility",
+    "queue::element",
+    "queue::plan",
+    "queue::retry",
+    "scaler::decide",
+    "scaler::depends",
+    "scaler::history",
+    "scaler::schedule",
+    "scaler::stabilize",
+    "store::command",
+    "store::snapshot",
+    "store::state",
+];
+
+/// Words that no pure module contains.
+const IMPURE_WORDS: &[(&str, &str)] = &[
+    ("async", "waits for nothing"),
+    ("await", "waits for nothing"),
+    ("HashMap", "has an order: use BTreeMap"),
+    ("HashSet", "has an order: use BTreeSet"),
+    ("tokio", "does no I/O"),
+    ("hyper", "does no I/O"),
+    ("rand", "is not random"),
+];
+
+/// Paths that no pure module names; what is below them is covered too.
+const IMPURE_PATHS: &[&str] =
+    &["std::fs", "std::env", "std::process", "std::thread", "std::net::TcpStream", "std::net::TcpListener"];
+
+/// The parts of `clock` that are values. Everything else of it reads a clock.
+const CLOCK_VALUES: &[&str] = &["Tick", "Instant"];
+
+/// Heavy dependencies, each with the one module that knows it. A trailing `*` stands for any rest.
+const OWNERS: &[(&str, &str)] = &[
+    ("aya*", "agent"),
+    ("k8s_openapi", "cluster::kube"),
+    ("kube", "cluster::kube"),
+    ("openraft*", "store::raft"),
+    ("opentelemetry*", "telemetry"),
+    ("prometheus", "telemetry"),
+    ("redb", "store::raft"),
+    ("serde_saphyr", "cluster::local"),
+];
+
+/// The gateway's source folder, as git names it.
+pub(crate) const GATEWAY_SOURCE: &str = "slimfaas-gateway/src/";
+
+/// Everything that `file` of the gateway (a path below the repository's root) names and should not.
+pub(crate) fn check(file: &str, text: &str, findings: &mut Vec<Finding>) {
+    let Some(module) = module_of(file) else { return };
+    let tokens = tokens(&production_code(text));
+    let paths = paths(&tokens);
+    for path in &paths {
+        let named = absolute(&module, path);
+        let message = import_problem(&module, &named).or_else(|| owner_problem(&module, &named));
+        findings.extend(message.map(|message| Finding::at(file, path.line, message)));
+    }
+    if is_pure(&module) {
+        purity_problems(file, &module, &tokens, &paths, findings);
+    }
+}
+
+/// `slimfaas-gateway/src/proxy/slot.rs` → `proxy::slot`. `None` for files outside, for `lib.rs` and for test modules.
+fn module_of(file: &str) -> Option<String> {
+    let path = file.strip_prefix(GATEWAY_SOURCE)?.strip_suffix(".rs")?;
+    let path = path.strip_suffix("/mod").unwrap_or(path);
+    let name = path.rsplit('/').next()?;
+    let exempt = path == "lib" || path == "main" || name == "tests" || name.ends_with("_tests");
+    (!exempt).then(|| path.replace('/', "::"))
+}
+
+/// The path seen from the crate's root (`crate::table::view`), with `self` and `super` resolved; others as they are.
+fn absolute(module: &str, path: &NamedPath) -> Vec<String> {
+    let segments = &path.segments;
+    match &*segments[0] {
+        // The binaries see the library as another crate.
+        "slimfaas_gateway" => [&["crate".to_owned()], &segments[1..]].concat(),
+        "self" | "super" => {
+            let mut base: Vec<&str> = module.split("::").collect();
+            let steps = segments.iter().take_while(|segment| matches!(&***segment, "self" | "super"));
+            let (ups, total) = steps.fold((0, 0), |(ups, total), step| (ups + usize::from(step == "super"), total + 1));
+            base.truncate(base.len().saturating_sub(ups));
+            let base = std::iter::once("crate").chain(base).map(str::to_owned);
+            base.chain(segments[total..].iter().cloned()).collect()
+        }
+        _ => segments.clone(),
+    }
+}
+
+fn import_problem(module: &str, named: &[String]) -> Option<String> {
+    let target = match named.split_first() {
+        Some((first, rest)) if first == "crate" && !rest.is_empty() => rest.join("::"),
+        _ => return None,
+    };
+    if is_within(module, ROOT) {
+        return None;
+    }
+    let Some(row) = row_of(module) else {
+        return Some(format!("module `{module}` has no row in xtask/src/tidy/imports.rs"));
+    };
+    // A parent names its children, and children their parent's other children, unless a row of their own says less.
+    let own = is_within(&target, row.module);
+    let listed = row.may.iter().chain(EVERYWHERE).any(|allowed| is_within(&target, allowed));
+    (!own && !listed).then(|| format!("`{}` may not import `{target}`", row.module))
+}
+
+fn owner_problem(module: &str, named: &[String]) -> Option<String> {
+    let krate = &named[0];
+    let (_, owner) = OWNERS.iter().find(|(pattern, _)| matches_crate(pattern, krate))?;
+    (!is_within(module, owner)).then(|| format!("only `{owner}` may know the crate `{krate}`"))
+}
+
+fn matches_crate(pattern: &str, krate: &str) -> bool {
+    match pattern.strip_suffix('*') {
+        Some(start) => krate == start || krate.strip_prefix(start).is_some_and(|rest| rest.starts_with('_')),
+        None => krate == pattern,
+    }
+}
+
+fn purity_problems(file: &str, module: &str, tokens: &[Token], paths: &[NamedPath], findings: &mut Vec<Finding>) {
+    for token in tokens {
+        if let Some((word, why)) = IMPURE_WORDS.iter().find(|(word, _)| *word == token.text) {
+            findings.push(Finding::at(file, token.line, format!("pure module `{module}` contains `{word}`: it {why}")));
+        }
+    }
+    for path in paths {
+        let named = absolute(module, path);
+        let joined = named.join("::");
+        // With `use crate::clock`, a call reads `clock::now()`.
+        let clock = named.iter().position(|segment| segment == "clock").filter(|at| *at <= 1);
+        let reads_clock = clock.is_some_and(|at| named.get(at + 1).is_none_or(|item| !CLOCK_VALUES.contains(&&**item)));
+        if reads_clock || IMPURE_PATHS.iter().any(|impure| is_within(&joined, impure)) {
+            findings.push(Finding::at(file, path.line, format!("pure module `{module}` names `{joined}`")));
+        }
+        if named.len() >= 2 && named[named.len() - 1] == "now" {
+            findings.push(Finding::at(file, path.line, format!("pure module `{module}` reads a clock (`{joined}`)")));
+        }
+    }
+}
+
+fn is_pure(module: &str) -> bool {
+    PURE.iter().any(|pure| is_within(module, pure))
+}
+
+fn row_of(module: &str) -> Option<&'static Row> {
+    TABLE.iter().filter(|row| is_within(module, row.module)).max_by_key(|row| row.module.len())
+}
+
+/// Whether `module` is `area` or below it.
+fn is_within(module: &str, area: &str) -> bool {
+    module.strip_prefix(area).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,131 @@
+//! `cargo xtask tools`: the public conformance suites that the black-box tests run, at fixed versions, built from
+//! their packages into a cache outside `target/`. `slimfaas_tests::tools` finds them there.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::terminal::{line, progress};
+
+/// Overrides where the tools are kept.
+pub(crate) const FOLDER: &str = "SLIMFAAS_TOOLS";
+
+const H2SPEC: &str = "2.2.1";
+const AUTOBAHN: &str = "25.10.1";
+
+/// The module that pins h2spec: `go install` refuses it, because its release is older than Go's modules.
+const H2SPEC_MODULE: &[(&str, &str)] = &[
+    ("go.mod", include_str!("../tools/h2spec/go.mod")),
+    ("go.sum", include_str!("../tools/h2spec/go.sum")),
+    ("require.go", include_str!("../tools/h2spec/require.go")),
+];
+
+/// Autobahn's test suite and all that it stands on. It is written in Python 2.
+const AUTOBAHN_REQUIREMENTS: &str = include_str!("../tools/autobahn/requirements.txt");
+
+/// Where the tools are: `bin/h2spec` and `bin/wstest` below it.
+pub(crate) fn folder() -> Result<PathBuf> {
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let cache = || set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")));
+    let folder = set(FOLDER).or_else(|| Some(cache()?.join("slimfaas-tools")));
+    let folder = folder.with_context(|| format!("set {FOLDER} or HOME: there is no place to keep tools in"))?;
+    Ok(std::path::absolute(folder)?)
+}
+
+/// Installs what is missing or of another version.
+pub(crate) fn install_all() -> Result<()> {
+    let folder = folder()?;
+    std::fs::create_dir_all(folder.join("bin")).with_context(|| format!("cannot create {}", folder.display()))?;
+    install(&folder, "h2spec", H2SPEC, build_h2spec)?;
+    install(&folder, "wstest", AUTOBAHN, build_autobahn)?;
+    Ok(())
+}
+
+/// Runs `build`, which leaves an executable at the path it is given, unless that version is there.
+fn install(folder: &Path, name: &str, version: &str, build: fn(&Path, &Path) -> Result<()>) -> Result<()> {
+    let executable = folder.join("bin").join(name);
+    let stamp = folder.join(format!("{name}.version"));
+    let installed = std::fs::read_to_string(&stamp).is_ok_and(|found| found.trim() == version) && executable.is_file();
+    if !installed {
+        progress(&format!("installing {name} {version}"));
+        let work = folder.join(format!("{name}.build"));
+        fresh_folder(&work)?;
+        build(&work, &executable).with_context(|| format!("cannot install {name} {version}"))?;
+        // Last, so that an interrupted installation starts again.
+        std::fs::write(&stamp, version)?;
+    }
+    line(&format!("{name} {version}: {}", executable.display()));
+    Ok(())
+}
+
+fn fresh_folder(folder: &Path) -> Result<()> {
+    match std::fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot empty {}", folder.display()))
+        }
+        _ => std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display())),
+    }
+}
+
+fn build_h2spec(work: &Path, executable: &Path) -> Result<()> {
+    for (name, content) in H2SPEC_MODULE {
+        std::fs::write(work.join(name), content)?;
+    }
+    let mut go = Command::new("go");
+    go.args(["build", "-mod=readonly", "-trimpath", "-o"]).arg(executable);
+    go.arg("github.com/summerwind/h2spec/cmd/h2spec").current_dir(work);
+    run(&mut go, "go (1.19 or newer), which builds h2spec")
+}
+
+fn build_autobahn(work: &Path, executable: &Path) -> Result<()> {
+    let python = python2()?;
+    std::fs::write(work.join("requirements.txt"), AUTOBAHN_REQUIREMENTS)?;
+    let packages = work.join("packages");
+    let mut pip = Command::new(&python);
+    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--requirement"]);
+    pip.arg(work.join("requirements.txt")).arg("--target").arg(&packages);
+    // Python 2 is announced to be out of support at every call; we know.
+    pip.env("PYTHONWARNINGS", "ignore").env("PIP_NO_PYTHON_VERSION_WARNING", "1");
+    run(&mut pip, "pip for Python 2.7")?;
+    // `site` makes the namespace packages in there importable, which a plain search path does not.
+    let script = format!(
+        "#!/bin/sh\nexec '{}' -B -c 'import site, sys; site.addsitedir(\"{}\"); sys.argv[0] = \"wstest\"; \
+         from autobahntestsuite.wstest import run; run()' \"$@\"\n",
+        python.display(),
+        packages.display()
+    );
+    std::fs::write(executable, script)?;
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(executable, mode)?;
+    let mut trial = Command::new(executable);
+    run(trial.arg("--help").stdout(Stdio::null()), "wstest itself")
+}
+
+/// A Python 2.7 with pip: on the path, or among pyenv's versions.
+fn python2() -> Result<PathBuf> {
+    let mut candidates = vec![PathBuf::from("python2.7"), PathBuf::from("python2")];
+    let pyenv = std::env::var_os("PYENV_ROOT").map(PathBuf::from);
+    let pyenv = pyenv.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".pyenv")));
+    if let Some(versions) = pyenv.and_then(|root| std::fs::read_dir(root.join("versions")).ok()) {
+        let pythons = versions.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with("2.7."));
+        candidates.extend(pythons.map(|entry| entry.path().join("bin/python2.7")));
+    }
+    let works = |python: &PathBuf| {
+        let mut trial = Command::new(python);
+        trial.args(["-m", "pip", "--version"]).stdout(Stdio::null()).stderr(Stdio::null());
+        trial.status().is_ok_and(|status| status.success())
+    };
+    match candidates.into_iter().find(works) {
+        Some(python) => Ok(python),
+        None => bail!(
+            "Autobahn's test suite needs Python 2.7 with pip: none is on the path or in pyenv (`pyenv install 2.7.18`)"
+        ),
+    }
+}
+
+fn run(command: &mut Command, what: &str) -> Result<()> {
+    let status = command.stdin(Stdio::null()).status().with_context(|| format!("cannot run {what}"))?;
+    ensure!(status.success(), "{what} failed: {status}");
+    Ok(())
+}

@@ -124,6 +124,9 @@ impl Connection {
             if let State::Answer { answer, sent } = self.state {
                 let bytes = answers.entry(answer).or_insert_with(|| response(answer));
                 let Some(written) = nonblocking(self.stream.write(&bytes[sent..]))? else { return Ok(true) };
+                if written == 0 {
+                    return Ok(false);
+                }
                 let sent = sent + written;
                 if sent == bytes.len() {
                     // What comes next comes after this answer, so with an edge of its own.
@@ -167,11 +170,13 @@ impl Connection {
     }
 }
 
-/// `None`: the socket has nothing more for now.
+/// `None`: the socket has nothing more for now. 0: the other side is gone.
 pub(crate) fn nonblocking(result: std::io::Result<usize>) -> Result<Option<usize>> {
     match result {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
+        // A client that is done with its work does not wait for answers: to a server that is an end like any other.
+        Err(error) if matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => Ok(Some(0)),
         Err(error) => Err(error).context("a connection broke"),
     }
 }

@@ -21,8 +21,8 @@ use crate::terminal::line;
 pub(crate) const MEASURING: &str = "measuring";
 /// For one answer to start coming; a proxy that hangs must not hang the benchmark.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-/// Latencies are kept to three digits.
-const DIGITS: u8 = 3;
+/// Latencies are kept to three digits, up to this many nanoseconds: what takes longer ends the run first.
+const LATENCY_NANOS_MAX: u64 = 60_000_000_000;
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -81,13 +81,7 @@ impl Outcome {
 pub(crate) fn run(options: &Options) -> Result<()> {
     let request = request(options);
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-    let mut load = Load {
-        epoll,
-        download: options.download,
-        histogram: Histogram::new(DIGITS).context("cannot make a histogram")?,
-        measuring: false,
-        request,
-    };
+    let mut load = Load { epoll, download: options.download, histogram: latencies(), measuring: false, request };
     let mut connections = Vec::new();
     for number in 0..options.connections {
         let stream = TcpStream::connect(options.address).context("cannot connect")?;
@@ -103,6 +97,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let elapsed = load.run_for(Duration::from_millis(options.millis), &mut connections)?;
     line(&load.outcome(elapsed).to_json().to_string());
     Ok(())
+}
+
+fn latencies() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, LATENCY_NANOS_MAX, 3).expect("the bounds are in order, and three digits are allowed")
 }
 
 fn request(options: &Options) -> Vec<u8> {
@@ -215,6 +213,7 @@ impl Connection {
     fn send(&mut self, request: &[u8]) -> Result<()> {
         while self.sent < request.len() {
             match nonblocking(self.stream.write(&request[self.sent..]))? {
+                Some(0) => bail!("the server closed a connection"),
                 Some(written) => self.sent += written,
                 None => return Ok(()),
             }
@@ -240,5 +239,51 @@ impl Connection {
         ensure!(bytes.len() <= left, "more bytes came than the response has");
         self.body_left = (left > bytes.len()).then(|| left - bytes.len());
         Ok(self.body_left.is_none())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn latencies_are_kept_to_three_digits() {
+        let mut histogram = latencies();
+        for nanos in [50_000, 80_000, 20_000_000] {
+            histogram.saturating_record(nanos);
+        }
+        let within = |value: u64, expected: u64| value.abs_diff(expected) * 1000 <= expected;
+        assert!(within(histogram.value_at_quantile(0.5), 80_000), "{}", histogram.value_at_quantile(0.5));
+        assert!(within(histogram.max(), 20_000_000), "{}", histogram.max());
+    }
+
+    #[test]
+    fn an_outcome_survives_the_pipe() {
+        let outcome = Outcome { requests: 1, elapsed: 2, p50: 3, p99: 4, p999: 5, max: 6 };
+        assert_eq!(Outcome::from_json(&outcome.to_json().to_string()).unwrap(), outcome);
+        assert!(Outcome::from_json("{}").is_err());
+    }
+
+    /// Feeds `pieces` of a response, whose body should have five bytes, to a connection of which nothing else is used.
+    #[track_caller]
+    fn check_response(pieces: &[&str], expected: Result<bool, &str>) {
+        let listener = std::net::TcpListener::bind(super::super::loopback(0)).unwrap();
+        let mut connection = Connection::new(TcpStream::connect(listener.local_addr().unwrap()).unwrap());
+        let taken = pieces.iter().try_fold(false, |_, piece| connection.take(piece.as_bytes(), 5));
+        assert_eq!(taken.map_err(|error| error.to_string()), expected.map_err(str::to_owned), "{pieces:?}");
+    }
+
+    #[test]
+    fn every_response_is_verified() {
+        check_response(&["HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello"], Ok(true));
+        check_response(&["HTTP/1.1 200 OK\r\ncontent-length: 5\r", "\n\r\nhe", "llo"], Ok(true));
+        check_response(&["HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhell"], Ok(false));
+        check_response(&["HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nhell"], Err("the body has 4 bytes, not 5"));
+        check_response(
+            &["HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello!"],
+            Err("more bytes came than the response has"),
+        );
+        let refused = "HTTP/1.1 503 No\r\ncontent-length: 5\r\n\r\n";
+        check_response(&[refused], Err(&format!("the status is 503: {refused}")));
     }
 }

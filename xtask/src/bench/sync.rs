@@ -230,8 +230,8 @@ fn show(options: &Options, samples: &BTreeMap<Case, Vec<Sample>>, idle: &BTreeMa
         &["target", "idle MiB", "most under load MiB"],
         &memory.collect::<Vec<_>>(),
     );
-    let rounds = options.rounds;
-    line(&format!("\nmedians of {rounds} rounds of {} s; \"direct\" CPU is the function's own", options.seconds));
+    let Options { rounds, seconds, .. } = options;
+    line(&format!("\nmedian of {rounds} × {seconds} s each; the CPU of \"direct\" is the function's own"));
 }
 
 /// The median over the rounds of one number of a target; `None` where it was not measured.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 pub use tokio::net::{TcpListener, TcpStream};
 
-use crate::table::view::Address;
+use crate::model::address::Address;
 
 /// Connections that wait to be accepted, per listening socket. Linux caps it at `net.core.somaxconn` (4096).
 const BACKLOG: u32 = 4096;

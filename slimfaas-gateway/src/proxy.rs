@@ -133,8 +133,10 @@ async fn admit(connection: &Connection, call: &FunctionCall<'_>) -> Result<Arc<F
     // Worked out for unknown functions too, so that the time of the answer does not tell them from private ones.
     let caller = connection.caller().await;
     let function = function.ok_or(Rejection::NotFound)?;
-    visibility::decide(visibility, caller, &function.id, &function.spec)?;
-    Ok(function)
+    match visibility::decide(visibility, caller, &function.id, &function.spec) {
+        Ok(_permit) => Ok(function),
+        Err(visibility::Denied) => Err(Rejection::NotFound),
+    }
 }
 
 /// Wake, slot, upstream: again with another endpoint while nothing of the request has been sent.

@@ -69,7 +69,7 @@ mod tests {
         }
         let (counts, sum) = durations.read();
         assert_eq!((counts[0], counts[1], counts[19]), (2, 1, 1));
-        assert!((sum - 1000.001_001).abs() < 1e-9);
+        assert!((sum - 1_000.001_001).abs() < 1e-9);
     }
 
     #[test]

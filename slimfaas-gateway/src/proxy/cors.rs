@@ -1,6 +1,6 @@
 //! Cross-origin calls from browsers (the fetch standard's CORS protocol).
 
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Response, StatusCode, request};
 
 use crate::config::CorsOrigins;
@@ -40,7 +40,7 @@ fn allow(origins: &CorsOrigins, origin: &HeaderValue, headers: &mut HeaderMap) -
         }
         CorsOrigins::Listed(allowed) => {
             // Caches must not give one origin's answer to another.
-            headers.append(header::VARY, HeaderValue::from(HeaderName::from(header::ORIGIN)));
+            headers.append(header::VARY, HeaderValue::from(header::ORIGIN));
             let is_allowed = allowed.iter().any(|one| one.as_bytes() == origin.as_bytes());
             if is_allowed {
                 headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());

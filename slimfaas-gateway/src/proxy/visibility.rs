@@ -5,18 +5,14 @@ use crate::model::function::FunctionId;
 use crate::model::path::{Case, PathPrefix, readings};
 use crate::model::spec::FunctionSpec;
 use crate::model::visibility::{PathRule, Trust, Visibility};
-use crate::proxy::rejection::Rejection;
 
 /// Proof that the visibility stage let the request pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Permit(());
 
-impl Permit {
-    /// For what everybody may call.
-    pub fn public() -> Self {
-        Self(())
-    }
-}
+/// The caller may not know of it: whoever answers says that it does not exist.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Denied;
 
 /// The visibility of `path` (raw, without query). In doubt it is the most restrictive one.
 pub fn of_path(spec: &FunctionSpec, path: &str) -> Visibility {
@@ -51,16 +47,12 @@ pub fn is_internal(caller: &Caller, function: &FunctionId, spec: &FunctionSpec) 
     }
 }
 
-/// The whole decision for something of this visibility. A denial looks like absence.
+/// The whole decision for something of this visibility.
 pub fn decide(
     visibility: Visibility,
     caller: &Caller,
     function: &FunctionId,
     spec: &FunctionSpec,
-) -> Result<Permit, Rejection> {
-    if visibility == Visibility::Public || is_internal(caller, function, spec) {
-        Ok(Permit(()))
-    } else {
-        Err(Rejection::NotFound)
-    }
+) -> Result<Permit, Denied> {
+    if visibility == Visibility::Public || is_internal(caller, function, spec) { Ok(Permit(())) } else { Err(Denied) }
 }

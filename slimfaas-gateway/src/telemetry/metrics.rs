@@ -134,6 +134,9 @@ impl Collector for TrafficCollector {
     }
 }
 
+/// One series of one function, with its labels.
+type OfFunction<'a> = &'a dyn Fn(&Function, &[(&str, &str)]) -> Metric;
+
 /// One series per function of the current view: those of a removed function end with it.
 struct FunctionCollector {
     name: Desc,
@@ -148,7 +151,7 @@ impl Collector for FunctionCollector {
     fn collect(&self) -> Vec<MetricFamily> {
         let view = self.table.view();
         let functions = view.functions();
-        let each = |metric: &dyn Fn(&Function, &[(&str, &str)]) -> Metric| -> Vec<Metric> {
+        let each = |metric: OfFunction<'_>| -> Vec<Metric> {
             functions.iter().map(|function| metric(function, &labels_of(function))).collect()
         };
         let statuses = functions.iter().flat_map(|function| {

@@ -8,6 +8,7 @@ pub mod caller;
 pub mod cors;
 pub mod listener;
 pub(crate) mod outcome;
+mod pace;
 pub mod rejection;
 pub mod router;
 pub mod slot;
@@ -75,7 +76,7 @@ pub(crate) async fn serve_request(connection: Rc<Connection>, request: Request<I
     let (head, body) = request.into_parts();
     let target = head.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
     let origin = head.headers.get(header::ORIGIN).cloned();
-    let outcome = Outcome::begin(&connection, &head.method, &target);
+    let outcome = Outcome::begin(&connection, &head, &target);
     if let Some(preflight) = cors::preflight(&gateway.cors, &head) {
         return outcome.answer(preflight);
     }

@@ -2,13 +2,16 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use http::HeaderValue;
 use tokio::sync::OnceCell;
 
+use crate::clock::{self, Tick};
 use crate::drain;
 use crate::model::caller::Caller;
 use crate::proxy::Core;
+use crate::proxy::pace::Pace;
 
 /// One accepted connection's two ends, and what is known of the other. Lives as long as anything uses the
 /// connection, also after an upgrade.
@@ -20,6 +23,7 @@ pub(crate) struct Connection {
     /// The peer's address as `X-Forwarded-For` has it.
     peer_header: HeaderValue,
     caller: OnceCell<Caller>,
+    pub(super) pace: Arc<Pace>,
     /// Keeps the process from ending while the connection is in use.
     pub(super) drain: drain::Watch,
     /// Counts against the limit of connections.
@@ -44,6 +48,7 @@ impl Connection {
             local: plain(local),
             peer_header,
             caller: OnceCell::new(),
+            pace: Pace::accepted(Tick::of(clock::now())),
             drain,
             _permit: permit,
         }

@@ -4,9 +4,10 @@ use std::convert::Infallible;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioTimer;
 use hyper_util::server::conn::auto;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::Semaphore;
@@ -18,10 +19,15 @@ use crate::config::Limits;
 use crate::drain;
 use crate::net::{TcpListener, TcpStream};
 use crate::proxy::caller::Connection;
+use crate::proxy::pace::{PaceLimits, PacedStream};
 
 /// HTTP/2: most bytes of one stream, and of one connection, that may be unread by us: bounds memory per client.
 const H2_STREAM_WINDOW: u32 = 256 * 1024;
 const H2_CONNECTION_WINDOW: u32 = 1024 * 1024;
+
+/// HTTP/2: a client that has vanished without a word (a laptop that sleeps) is noticed after both.
+const H2_PING_INTERVAL: Duration = Duration::from_secs(60);
+const H2_PING_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Runs one core until drained; call it on a thread of its own.
 pub fn run(
@@ -56,7 +62,7 @@ pub fn run(
 async fn core_idle(core: &Rc<Core>, mut end: drain::Watch) {
     let idle = async {
         while Rc::strong_count(core) > 1 {
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
     tokio::select! {
@@ -79,8 +85,8 @@ fn server(limits: &Limits) -> auto::Builder<LocalExecutor> {
     let mut builder = auto::Builder::new(LocalExecutor);
     builder
         .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.headers_timeout)
+        // `pace` does this, with one timer for a connection instead of one for each request.
+        .header_read_timeout(None)
         .max_buf_size(limits.header_bytes)
         .http2()
         .timer(TokioTimer::new())
@@ -88,7 +94,8 @@ fn server(limits: &Limits) -> auto::Builder<LocalExecutor> {
         .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
         .initial_stream_window_size(H2_STREAM_WINDOW)
         .initial_connection_window_size(H2_CONNECTION_WINDOW)
-        .keep_alive_interval(limits.keep_alive_timeout);
+        .keep_alive_interval(H2_PING_INTERVAL)
+        .keep_alive_timeout(H2_PING_TIMEOUT);
     builder
 }
 
@@ -118,7 +125,7 @@ async fn accept(
             Err(error) => {
                 // Out of file descriptors, mostly: those in use must end first.
                 tracing::warn!(%error, "cannot accept connections: check the limit of open files");
-                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
     }
@@ -144,22 +151,30 @@ async fn serve_connection(
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%peer, %error, "cannot set TCP_NODELAY");
     }
-    let stats = Arc::clone(&connection.core.gateway.stats);
-    let _open = stats.connection();
+    let gateway = Arc::clone(&connection.core.gateway);
+    let _open = gateway.stats.connection();
+    let pace = Arc::clone(&connection.pace);
+    let io = PacedStream::new(stream, &pace);
     let service = service_fn(move |request| {
         let serving = serve_request(Rc::clone(&connection), request);
         async move { Ok::<_, Infallible>(serving.await) }
     });
-    let serving = server.serve_connection_with_upgrades(TokioIo::new(stream), service);
+    let serving = server.serve_connection_with_upgrades(io, service);
     tokio::pin!(serving);
+    let limits = PaceLimits { head: gateway.limits.headers_timeout, idle: gateway.limits.keep_alive_timeout };
     let ended = tokio::select! {
-        biased; // the drain is looked at only when the connection has nothing to do
+        biased; // the rest is looked at only when the connection has nothing to do
         ended = serving.as_mut() => ended,
+        too_slow = pace.watch(limits) => {
+            tracing::debug!(%peer, ?too_slow, "closing a connection");
+            Ok(())
+        }
         () = drain.signaled() => {
             serving.as_mut().graceful_shutdown();
             tokio::select! {
                 biased; // what can still finish does
                 ended = serving => ended,
+                _too_slow = pace.watch(limits) => Ok(()),
                 () = drain.forced() => Ok(()),
             }
         }

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use http::uri::PathAndQuery;
-use http::{Method, Response};
+use http::{Method, Response, Version, request};
 
 use crate::clock::{self, Instant, Tick};
 use crate::drain;
@@ -23,6 +23,7 @@ pub(crate) struct Outcome {
     connection: Rc<Connection>,
     function: Option<Arc<Function>>,
     method: Method,
+    is_http2: bool,
     /// Only kept when the access log is on.
     target: Option<PathAndQuery>,
     pub(super) started: Instant,
@@ -41,12 +42,14 @@ enum End<'a> {
 }
 
 impl Outcome {
-    pub(super) fn begin(connection: &Rc<Connection>, method: &Method, target: &PathAndQuery) -> Self {
+    pub(super) fn begin(connection: &Rc<Connection>, head: &request::Parts, target: &PathAndQuery) -> Self {
         connection.core.gateway.stats.in_progress.fetch_add(1, Ordering::Relaxed);
+        connection.pace.request_began();
         Self {
             connection: Rc::clone(connection),
             function: None,
-            method: method.clone(),
+            method: head.method.clone(),
+            is_http2: head.version == Version::HTTP_2,
             target: tracing::enabled!(target: "access", tracing::Level::DEBUG).then(|| target.clone()),
             started: clock::now(),
             status: CLIENT_GONE,
@@ -103,6 +106,7 @@ impl Outcome {
         self.settled = true;
         let now = clock::now();
         let took = now.duration_since(self.started);
+        self.connection.pace.request_ended(Tick::of(now), self.is_http2);
         let stats = &self.connection.core.gateway.stats;
         stats.in_progress.fetch_sub(1, Ordering::Relaxed);
         stats.ended(&self.method, self.status, took);

@@ -24,7 +24,10 @@ const H2SPEC_MODULE: &[(&str, &str)] = &[
 /// Autobahn's test suite and all that it stands on. It is written in Python 2.
 const AUTOBAHN_REQUIREMENTS: &str = include_str!("../tools/autobahn/requirements.txt");
 
-/// Where the tools are: `bin/h2spec` and `bin/wstest` below it.
+/// The function that Autobahn's client is pointed at.
+const AUTOBAHN_ECHO: &str = include_str!("../tools/autobahn/wsecho.py");
+
+/// Where the tools are: `bin/h2spec`, `bin/wstest` and `bin/wsecho` below it.
 pub(crate) fn folder() -> Result<PathBuf> {
     let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let cache = || set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")));
@@ -37,25 +40,32 @@ pub(crate) fn folder() -> Result<PathBuf> {
 pub(crate) fn install_all() -> Result<()> {
     let folder = folder()?;
     std::fs::create_dir_all(folder.join("bin")).with_context(|| format!("cannot create {}", folder.display()))?;
-    install(&folder, "h2spec", H2SPEC, build_h2spec)?;
-    install(&folder, "wstest", AUTOBAHN, build_autobahn)?;
+    let module: String = H2SPEC_MODULE.iter().map(|(_, content)| *content).collect();
+    install(&folder, "h2spec", H2SPEC, &module, build_h2spec)?;
+    install(&folder, "wstest", AUTOBAHN, &[AUTOBAHN_REQUIREMENTS, AUTOBAHN_ECHO].concat(), build_autobahn)?;
     Ok(())
 }
 
-/// Runs `build`, which leaves an executable at the path it is given, unless that version is there.
-fn install(folder: &Path, name: &str, version: &str, build: fn(&Path, &Path) -> Result<()>) -> Result<()> {
-    let executable = folder.join("bin").join(name);
-    let stamp = folder.join(format!("{name}.version"));
-    let installed = std::fs::read_to_string(&stamp).is_ok_and(|found| found.trim() == version) && executable.is_file();
-    if !installed {
+/// Runs `build`, which leaves executables in the folder it is given, unless it already did with this very recipe.
+fn install(
+    folder: &Path,
+    name: &str,
+    version: &str,
+    recipe: &str,
+    build: fn(work: &Path, executables: &Path) -> Result<()>,
+) -> Result<()> {
+    let executables = folder.join("bin");
+    let stamp = folder.join(format!("{name}.recipe"));
+    let recipe = format!("{version}\n{recipe}");
+    if !std::fs::read_to_string(&stamp).is_ok_and(|done| done == recipe) || !executables.join(name).is_file() {
         progress(&format!("installing {name} {version}"));
         let work = folder.join(format!("{name}.build"));
         fresh_folder(&work)?;
-        build(&work, &executable).with_context(|| format!("cannot install {name} {version}"))?;
+        build(&work, &executables).with_context(|| format!("cannot install {name} {version}"))?;
         // Last, so that an interrupted installation starts again.
-        std::fs::write(&stamp, version)?;
+        std::fs::write(&stamp, recipe)?;
     }
-    line(&format!("{name} {version}: {}", executable.display()));
+    line(&format!("{name} {version}: {}", executables.join(name).display()));
     Ok(())
 }
 
@@ -68,17 +78,17 @@ fn fresh_folder(folder: &Path) -> Result<()> {
     }
 }
 
-fn build_h2spec(work: &Path, executable: &Path) -> Result<()> {
+fn build_h2spec(work: &Path, executables: &Path) -> Result<()> {
     for (name, content) in H2SPEC_MODULE {
         std::fs::write(work.join(name), content)?;
     }
     let mut go = Command::new("go");
-    go.args(["build", "-mod=readonly", "-trimpath", "-o"]).arg(executable);
+    go.args(["build", "-mod=readonly", "-trimpath", "-o"]).arg(executables.join("h2spec"));
     go.arg("github.com/summerwind/h2spec/cmd/h2spec").current_dir(work);
     run(&mut go, "go (1.19 or newer), which builds h2spec")
 }
 
-fn build_autobahn(work: &Path, executable: &Path) -> Result<()> {
+fn build_autobahn(work: &Path, executables: &Path) -> Result<()> {
     let python = python2()?;
     std::fs::write(work.join("requirements.txt"), AUTOBAHN_REQUIREMENTS)?;
     let packages = work.join("packages");
@@ -88,17 +98,21 @@ fn build_autobahn(work: &Path, executable: &Path) -> Result<()> {
     // Python 2 is announced to be out of support at every call; we know.
     pip.env("PYTHONWARNINGS", "ignore").env("PIP_NO_PYTHON_VERSION_WARNING", "1");
     run(&mut pip, "pip for Python 2.7")?;
-    // `site` makes the namespace packages in there importable, which a plain search path does not.
-    let script = format!(
-        "#!/bin/sh\nexec '{}' -B -c 'import site, sys; site.addsitedir(\"{}\"); sys.argv[0] = \"wstest\"; \
-         from autobahntestsuite.wstest import run; run()' \"$@\"\n",
-        python.display(),
-        packages.display()
-    );
-    std::fs::write(executable, script)?;
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-    std::fs::set_permissions(executable, mode)?;
-    let mut trial = Command::new(executable);
+    std::fs::write(work.join("wsecho.py"), AUTOBAHN_ECHO)?;
+    let client = "from autobahntestsuite.wstest import run; run()";
+    let echo = format!("execfile(\"{}\")", work.join("wsecho.py").display());
+    for (name, program) in [("wstest", client), ("wsecho", &*echo)] {
+        // `site` makes the namespace packages in there importable, which a plain search path does not.
+        let script = format!(
+            "#!/bin/sh\nexec '{}' -B -c 'import site, sys; site.addsitedir(\"{}\"); sys.argv[0] = \"{name}\"; {program}' \"$@\"\n",
+            python.display(),
+            packages.display(),
+        );
+        let executable = executables.join(name);
+        std::fs::write(&executable, script)?;
+        std::fs::set_permissions(&executable, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    }
+    let mut trial = Command::new(executables.join("wstest"));
     run(trial.arg("--help").stdout(Stdio::null()), "wstest itself")
 }
 

@@ -30,7 +30,7 @@ const LARGE: usize = 64 * 1024;
 
 #[derive(Args)]
 pub(crate) struct Options {
-    /// Workers of each rival. The gateway takes every core that it may use
+    /// Workers of each proxy; as many as there are cores when absent
     #[arg(long)]
     cores: Option<usize>,
     /// Length of one measurement

@@ -116,7 +116,7 @@ pub(crate) fn start_proxy(kind: Kind, folder: &Path, backend: u16, cores: usize,
         Kind::Direct => bail!("the backend is no proxy"),
         Kind::Nginx => (nginx(folder, port, backend, cores)?, ""),
         Kind::Haproxy => (haproxy(folder, port, backend, cores)?, ""),
-        Kind::Gateway => (gateway_command(gateway, port, backend)?, "/function/bench"),
+        Kind::Gateway => (gateway_command(gateway, port, backend, cores)?, "/function/bench"),
     };
     let output = File::create(&log).with_context(|| format!("cannot create {}", log.display()))?;
     command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
@@ -200,13 +200,13 @@ backend function
     Ok(command)
 }
 
-/// The gateway as it ships, with every stage on. It has one traffic thread for each core it may use.
-fn gateway_command(binary: &Path, port: u16, backend: u16) -> Result<Command> {
+/// The gateway as it ships, with every stage on.
+fn gateway_command(binary: &Path, port: u16, backend: u16, cores: usize) -> Result<Command> {
     let mut command = bound(binary)?;
     let functions = r#"{"Functions":[{"Name":"bench"}],"Slimfaas":[{"Name":"slimfaas-1"}]}"#;
     command.arg("gateway").env("MOCK_KUBERNETES_FUNCTIONS", functions);
     command.env("BASE_FUNCTION_URL", format!("http://127.0.0.1:{backend}"));
-    command.env("SLIMFAAS_PORTS", port.to_string());
+    command.env("SLIMFAAS_PORTS", port.to_string()).env("SlimFaas__TrafficThreads", cores.to_string());
     Ok(command)
 }
 

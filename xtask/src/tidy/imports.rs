@@ -31,14 +31,29 @@ const TABLE: &[Row] = &[
     row("drain", &[]),
     row("readiness", &[]),
     row("signal", &[]),
-    row("telemetry", &[]),
+    row("telemetry", &["config"]),
     row("table", &["net"]),
-    row("proxy", &["table", "telemetry", "net", "drain"]),
-    row("proxy::visibility", &[]),
+    // `config` here and elsewhere: the plain values of what the operator asked for.
+    row("proxy", &["table", "telemetry", "net", "config", "drain"]),
+    // Its decision is a permit or a rejection: the closed enum, not what renders it.
+    row("proxy::visibility", &["proxy::rejection::Rejection"]),
     // Our own routes call handles and answer through the same bodies and rejections as the proxy.
     row(
         "api",
-        &["table", "queue", "scaler", "jobs", "events", "store", "cluster", "proxy", "telemetry", "readiness", "drain"],
+        &[
+            "table",
+            "queue",
+            "scaler",
+            "jobs",
+            "events",
+            "store",
+            "cluster",
+            "proxy",
+            "config",
+            "telemetry",
+            "readiness",
+            "drain",
+        ],
     ),
     row("queue", &["store", "table", "proxy::upstream", "telemetry", "drain"]),
     row("queue::element", &["queue::plan", "queue::retry"]),

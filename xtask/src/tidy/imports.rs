@@ -23,7 +23,21 @@ const EVERYWHERE: &[&str] = &["model", "clock"];
 const ROOT: &str = "app";
 
 const TABLE: &[Row] = &[
-    row("bin", &["app", "agent", "config", "telemetry"]),
+    // Beside the gateway itself: the verbs that need no gateway (validate a manifest, be a replica, be the example).
+    row(
+        "bin",
+        &[
+            "app",
+            "agent",
+            "config",
+            "telemetry",
+            "signal",
+            "example",
+            "cluster::local::child",
+            "cluster::local::manifest",
+        ],
+    ),
+    row("example", &["net", "signal", "drain"]),
     row("model", &[]),
     row("clock", &[]),
     row("net", &[]),
@@ -31,12 +45,12 @@ const TABLE: &[Row] = &[
     row("drain", &[]),
     row("readiness", &[]),
     row("signal", &[]),
-    row("telemetry", &["config"]),
+    // Gauges are read from the table when somebody asks for them.
+    row("telemetry", &["config", "table"]),
     row("table", &["net"]),
     // `config` here and elsewhere: the plain values of what the operator asked for.
     row("proxy", &["table", "telemetry", "net", "config", "drain"]),
-    // Its decision is a permit or a rejection: the closed enum, not what renders it.
-    row("proxy::visibility", &["proxy::rejection::Rejection"]),
+    row("proxy::visibility", &[]),
     // Our own routes call handles and answer through the same bodies and rejections as the proxy.
     row(
         "api",

@@ -23,7 +23,6 @@ use crate::readiness::Readiness;
 use crate::scaler::decide::Reason;
 use crate::scaler::{ScaleObserver, Scaler, WakeHandle};
 use crate::signal::Termination;
-use crate::table::Table;
 use crate::table::view::Function;
 use crate::telemetry::metrics::{Metrics, MetricsError};
 use crate::telemetry::traffic::TrafficStats;
@@ -48,9 +47,10 @@ pub enum BuildError {
 }
 
 impl App {
-    /// Binds every port on every core; the table is the one that the source's cluster writes.
-    pub fn build(config: Config, table: Arc<Table>, source: Source) -> Result<Self, BuildError> {
+    /// Binds every port on every core.
+    pub fn build(config: Config, source: Source) -> Result<Self, BuildError> {
         let (listeners, addresses) = bind(&config)?;
+        let table = Arc::clone(&source.table);
         let stats = Arc::new(TrafficStats::default());
         let metrics = Metrics::new(&table, &stats)?;
         let readiness = Readiness::default();

@@ -21,6 +21,8 @@ use crate::table::{CallerIndex, Table};
 
 /// Where the functions come from, and what goes with it.
 pub struct Source {
+    /// What the cluster writes.
+    pub table: Arc<Table>,
     pub cluster: Arc<dyn Cluster>,
     pub callers: Arc<dyn CallerIndex>,
     /// Sees each change of what `Cluster::dependency_ready` answers, where it can change.
@@ -30,14 +32,16 @@ pub struct Source {
 }
 
 /// Child processes of this one.
-pub fn local(manifest: Manifest, clean: bool, config: &Config, table: &Arc<Table>) -> Result<Source, StateError> {
+pub fn local(manifest: Manifest, clean: bool, config: &Config) -> Result<Source, StateError> {
+    let table = Table::new(&config.namespace);
     let state = StateDirectory::open(&manifest, clean)?;
     // Ties the life of the processes to ours; without it they run all the same.
     let wrapper: Option<PathBuf> = std::env::current_exe().ok();
     let options = LocalOptions { output: Output::to_stdout(config.log.no_color), wrapper };
-    let cluster = LocalCluster::new(manifest, state, Arc::clone(table), &config.namespace, options);
+    let cluster = LocalCluster::new(manifest, state, Arc::clone(&table), &config.namespace, options);
     let running = Arc::clone(&cluster);
     Ok(Source {
+        table,
         callers: cluster.callers(),
         dependency_changes: Some(cluster.dependency_changes()),
         worker: Box::new(move |mut end| Box::pin(async move { running.run(async { end.signaled().await }).await })),
@@ -46,12 +50,14 @@ pub fn local(manifest: Manifest, clean: bool, config: &Config, table: &Arc<Table
 }
 
 /// The list of `MOCK_KUBERNETES_FUNCTIONS`. The second part is what it says that is not used.
-pub fn fixed(text: &str, config: &Config, table: &Arc<Table>) -> Result<(Source, Vec<Problem>), Vec<Problem>> {
+pub fn fixed(text: &str, config: &Config) -> Result<(Source, Vec<Problem>), Vec<Problem>> {
+    let table = Table::new(&config.namespace);
     let template = UrlTemplate::parse(&config.base_function_url)
         .map_err(|error| vec![Problem::new("BASE_FUNCTION_URL", error.to_string())])?;
     let functions = fixed_functions::parse(text, &template, &config.namespace)?;
     let source = Source {
-        cluster: Arc::new(FixedCluster::new(functions.functions, &config.namespace, table)),
+        table: Arc::clone(&table),
+        cluster: Arc::new(FixedCluster::new(functions.functions, &config.namespace, &table)),
         callers: Arc::new(NobodyKnown),
         dependency_changes: None,
         worker: Box::new(|mut end| Box::pin(async move { end.signaled().await })),

@@ -5,7 +5,6 @@ use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
@@ -15,7 +14,6 @@ use slimfaas_gateway::cluster::local::manifest::{self, Manifest};
 use slimfaas_gateway::config::env::{self, Loaded};
 use slimfaas_gateway::config::{ClusterSource, Config};
 use slimfaas_gateway::model::problem::Problem;
-use slimfaas_gateway::table::Table;
 use slimfaas_gateway::{example, signal, telemetry};
 
 /// Something failed that is not the caller's mistake.
@@ -149,10 +147,9 @@ fn warn(problems: &[Problem]) {
 fn gateway() -> Result<(), Failure> {
     let Loaded { config, warnings } = configure()?;
     start_log(&config, &warnings)?;
-    let table = Table::new(&config.namespace);
     let source = match &config.cluster {
         ClusterSource::Fixed(text) => {
-            let (source, warnings) = source::fixed(text, &config, &table).map_err(|problems| Failure {
+            let (source, warnings) = source::fixed(text, &config).map_err(|problems| Failure {
                 code: EXIT_CONFIG,
                 error: listed("the functions cannot be used", &problems),
             })?;
@@ -167,7 +164,7 @@ fn gateway() -> Result<(), Failure> {
             ));
         }
     };
-    serve(config, table, source)
+    serve(config, source)
 }
 
 fn no_cluster(reason: &'static str) -> Failure {
@@ -196,10 +193,8 @@ fn local_up(files: &Files, clean: bool, listen: IpAddr) -> Result<(), Failure> {
     }
     start_log(&config, &warnings)?;
     warn(&manifest_warnings);
-    let table = Table::new(&config.namespace);
-    // Before anything starts, as a process tells its owner's thread when that ends.
-    let source = source::local(manifest, clean, &config, &table).map_err(anyhow::Error::from)?;
-    serve(config, table, source)
+    let source = source::local(manifest, clean, &config).map_err(anyhow::Error::from)?;
+    serve(config, source)
 }
 
 fn local_validate(files: &Files) -> Result<(), Failure> {
@@ -213,12 +208,12 @@ fn local_validate(files: &Files) -> Result<(), Failure> {
     Ok(())
 }
 
-fn serve(config: Config, table: Arc<Table>, source: source::Source) -> Result<(), Failure> {
+fn serve(config: Config, source: source::Source) -> Result<(), Failure> {
     tracing::info!(config = %serde_json::to_string(&config).context("cannot show the configuration")?, "configured");
     let runtime = control_runtime()?;
     runtime.block_on(async {
         let termination = signal::Termination::listen().context("cannot listen for signals")?;
-        let app = App::build(config, table, source).context("cannot start")?;
+        let app = App::build(config, source).context("cannot start")?;
         let addresses: Vec<String> = app.addresses().iter().map(|address| format!("http://{address}")).collect();
         tracing::info!(addresses = addresses.join(" "), version = env!("CARGO_PKG_VERSION"), "serving");
         app.run(termination).await.context("the gateway failed")?;

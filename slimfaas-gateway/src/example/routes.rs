@@ -13,8 +13,8 @@ use hyper_util::rt::TokioIo;
 use serde_json::json;
 use tokio::time::{Sleep, sleep, timeout};
 
+use crate::model::address::Address;
 use crate::net;
-use crate::table::view::Address;
 
 pub(super) type Answer = Response<UnsyncBoxBody<Bytes, hyper::Error>>;
 

@@ -10,6 +10,7 @@ pub mod listener;
 pub(crate) mod outcome;
 mod pace;
 pub mod rejection;
+mod retry;
 pub mod router;
 pub mod slot;
 pub mod upstream;
@@ -110,7 +111,14 @@ async fn serve_call(
     }
     upstream::prepare(&mut head, call.path_offset, connection);
     let outbound = Outbound::new(head, RequestBody::new(body, body_limits(limits)));
-    match forward(&connection.core, function, outbound, Tick::of(outcome.started)).await {
+    let now = Tick::of(outcome.started);
+    let forwarded = if function.spec.sync_calls.retry_delays.is_empty() {
+        forward(&connection.core, function, outbound, now).await
+    } else {
+        // Boxed: few functions have retries, and every connection would carry the room for them.
+        Box::pin(retry::forward_with_retries(&connection.core, function, outbound, now)).await
+    };
+    match forwarded {
         Ok((answered, slot)) => upstream::relay(answered, slot, outcome),
         Err(Failure::Sent(rejection)) => outcome.reject(rejection),
         Err(Failure::Unsent(_)) => outcome.reject(Rejection::ConnectFailed),

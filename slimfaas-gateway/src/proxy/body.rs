@@ -1,5 +1,7 @@
 //! Bodies in both directions, with their limits.
 
+use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -88,7 +90,12 @@ pub struct BodyLimits {
 
 /// A client's body on its way to the function.
 pub struct RequestBody {
-    incoming: Incoming,
+    /// `None`: everything has been read ahead.
+    incoming: Option<Incoming>,
+    /// Read already, and still to be sent.
+    ahead: VecDeque<Bytes>,
+    /// Trailers that were met while reading ahead.
+    trailers: Option<Frame<Bytes>>,
     limits: BodyLimits,
     read: u64,
     /// Set when the client first made us wait.
@@ -104,7 +111,38 @@ struct Pace {
 
 impl RequestBody {
     pub fn new(incoming: Incoming, limits: BodyLimits) -> Self {
-        Self { incoming, limits, read: 0, pace: None }
+        let incoming = Some(incoming);
+        Self { incoming, ahead: VecDeque::new(), trailers: None, limits, read: 0, pace: None }
+    }
+
+    /// Reads up to `limit` bytes before anything is sent. True: that is the whole body, so `again` can repeat it.
+    pub(super) async fn read_ahead(&mut self, limit: usize) -> Result<bool, BodyFault> {
+        let mut kept = 0;
+        while kept <= limit {
+            match poll_fn(|cx| self.poll_incoming(cx)).await.transpose()? {
+                None => {
+                    self.incoming = None;
+                    return Ok(true);
+                }
+                Some(frame) => match frame.into_data() {
+                    Ok(data) => {
+                        kept += data.len();
+                        self.ahead.push_back(data);
+                    }
+                    Err(trailers) => {
+                        self.trailers = Some(trailers);
+                        return Ok(false);
+                    }
+                },
+            }
+        }
+        Ok(false)
+    }
+
+    /// A second copy of a body that has been read ahead to its end.
+    pub(super) fn again(&self) -> Self {
+        debug_assert!(self.incoming.is_none(), "only a whole body can be repeated");
+        Self { incoming: None, ahead: self.ahead.clone(), trailers: None, limits: self.limits, read: 0, pace: None }
     }
 
     /// Ready when the body has been slower than the limit for longer than the grace.
@@ -129,6 +167,23 @@ impl RequestBody {
         Poll::Pending
     }
 
+    fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
+        let Some(incoming) = &mut self.incoming else { return Poll::Ready(None) };
+        match Pin::new(incoming).poll_frame(cx) {
+            Poll::Pending => self.poll_too_slow(cx).map(|fault| Some(Err(fault))),
+            Poll::Ready(Some(Ok(frame))) => {
+                self.stop_waiting();
+                self.read += frame.data_ref().map_or(0, |data| data.len() as u64);
+                if self.read > self.limits.bytes {
+                    return Poll::Ready(Some(Err(BodyFault::TooLarge(self.limits.bytes))));
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(BodyFault::Client(error)))),
+            Poll::Ready(None) => Poll::Ready(None),
+        }
+    }
+
     fn stop_waiting(&mut self) {
         let since = self.pace.as_mut().and_then(|pace| pace.waiting_since.take());
         if let (Some(pace), Some(since)) = (&mut self.pace, since) {
@@ -143,26 +198,25 @@ impl HttpBody for RequestBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
         let this = self.get_mut();
-        match Pin::new(&mut this.incoming).poll_frame(cx) {
-            Poll::Pending => this.poll_too_slow(cx).map(|fault| Some(Err(fault))),
-            Poll::Ready(Some(Ok(frame))) => {
-                this.stop_waiting();
-                this.read += frame.data_ref().map_or(0, |data| data.len() as u64);
-                if this.read > this.limits.bytes {
-                    return Poll::Ready(Some(Err(BodyFault::TooLarge(this.limits.bytes))));
-                }
-                Poll::Ready(Some(Ok(frame)))
-            }
-            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(BodyFault::Client(error)))),
-            Poll::Ready(None) => Poll::Ready(None),
+        if let Some(data) = this.ahead.pop_front() {
+            return Poll::Ready(Some(Ok(Frame::data(data))));
         }
+        if let Some(trailers) = this.trailers.take() {
+            return Poll::Ready(Some(Ok(trailers)));
+        }
+        this.poll_incoming(cx)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
+        self.ahead.is_empty() && self.trailers.is_none() && self.incoming.as_ref().is_none_or(HttpBody::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        match &self.incoming {
+            Some(incoming) if self.ahead.is_empty() => incoming.size_hint(),
+            // The head says how long the whole is, if anybody knows.
+            Some(_) => SizeHint::default(),
+            None => SizeHint::with_exact(self.ahead.iter().map(|data| data.len() as u64).sum()),
+        }
     }
 }

@@ -13,7 +13,7 @@ mod upgrade;
 use std::rc::Rc;
 use std::time::Duration;
 
-use http::{Request, Response, Uri, request};
+use http::{Request, Response, StatusCode, Uri, request};
 use hyper::body::Incoming;
 
 pub(super) use h2::LocalExecutor;
@@ -99,19 +99,45 @@ pub(super) fn relay(answered: Answered, slot: Slot, mut outcome: Outcome) -> Res
     Response::from_parts(head, Body::function(ResponseBody::new(incoming, lease, slot, outcome)))
 }
 
+impl Answered {
+    pub(super) fn status(&self) -> StatusCode {
+        self.response.status()
+    }
+}
+
 /// What an error of a connection in use means for the request.
 fn failure_of(error: &hyper::Error) -> Failure {
     match BodyFault::behind(error) {
-        Some(BodyFault::TooLarge(limit)) => Failure::Sent(Rejection::BodyTooLarge { limit: *limit }),
-        Some(BodyFault::TooSlow) => Failure::Sent(Rejection::BodyTooSlow),
-        Some(BodyFault::Client(_)) => Failure::ClientGone,
+        Some(fault) => failure_within_body(fault),
         None => Failure::Sent(Rejection::ResponseFailed),
+    }
+}
+
+fn failure_within_body(fault: &BodyFault) -> Failure {
+    match fault {
+        BodyFault::TooLarge(limit) => Failure::Sent(Rejection::BodyTooLarge { limit: *limit }),
+        BodyFault::TooSlow => Failure::Sent(Rejection::BodyTooSlow),
+        BodyFault::Client(_) => Failure::ClientGone,
     }
 }
 
 impl Outbound {
     pub(super) fn new(head: request::Parts, body: RequestBody) -> Self {
         Self { head, body, inner: None }
+    }
+
+    pub(super) fn wants_upgrade(&self) -> bool {
+        upgrade::wanted(&self.head)
+    }
+
+    /// Reads the body ahead, up to `limit` bytes. True: the request can be sent `again`.
+    pub(super) async fn keep(&mut self, limit: usize) -> Result<bool, Failure> {
+        self.body.read_ahead(limit).await.map_err(|fault| failure_within_body(&fault))
+    }
+
+    /// A second copy of a kept request.
+    pub(super) fn again(&self) -> Self {
+        Self { head: self.head.clone(), body: self.body.again(), inner: self.inner.clone() }
     }
 
     fn into_request(self) -> Request<RequestBody> {

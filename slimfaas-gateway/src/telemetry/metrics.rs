@@ -126,6 +126,11 @@ impl Collector for TrafficCollector {
                 vec![counter(&[], stats.clients_gone.load(Ordering::Relaxed))],
             ),
             counters(
+                "slimfaas_sync_retries_total",
+                "Further attempts of synchronous calls, as DefaultSync asks for them.",
+                vec![counter(&[], stats.retries.load(Ordering::Relaxed))],
+            ),
+            counters(
                 "slimfaas_responses_cut_total",
                 "Responses that the function broke off after their head.",
                 vec![counter(&[], stats.responses_cut.load(Ordering::Relaxed))],

@@ -37,6 +37,8 @@ pub struct TrafficStats {
     pub(super) rejections: [AtomicU64; REASONS.len()],
     pub(super) clients_gone: AtomicU64,
     pub(super) responses_cut: AtomicU64,
+    /// Further attempts of synchronous calls.
+    pub retries: AtomicU64,
 }
 
 impl TrafficStats {

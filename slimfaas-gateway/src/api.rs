@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use http::{HeaderValue, Response, StatusCode, header};
 
+use crate::cluster::Cluster;
 use crate::proxy::body::Body;
 use crate::proxy::rejection::Rejection;
 use crate::proxy::router::OwnRoute;
@@ -20,6 +21,7 @@ use crate::telemetry::metrics::Metrics;
 /// The handles that the routes call.
 pub struct Api {
     pub table: Arc<Table>,
+    pub cluster: Arc<dyn Cluster>,
     pub wake: Arc<dyn Wake>,
     pub readiness: Readiness,
     pub metrics: Arc<Metrics>,
@@ -28,8 +30,8 @@ pub struct Api {
 impl OwnRoutes for Api {
     fn answer<'a>(&'a self, route: OwnRoute<'a>) -> LocalFuture<'a, Response<Body>> {
         let answer = match route {
-            OwnRoute::StatusAll => Ok(status::all(&self.table)),
-            OwnRoute::Status { name } => status::one(&self.table, name),
+            OwnRoute::StatusAll => Ok(status::all(&self.table, &*self.cluster)),
+            OwnRoute::Status { name } => status::one(&self.table, &*self.cluster, name),
             OwnRoute::WakeAll => Ok(wake::all(&self.table, &*self.wake)),
             OwnRoute::Wake { name } => wake::one(&self.table, &*self.wake, name),
             OwnRoute::Health => Ok(health::alive()),

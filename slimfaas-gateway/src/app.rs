@@ -61,7 +61,13 @@ impl App {
             config.awake_when_never_called,
         );
         let wake: Arc<dyn Wake> = Arc::new(ScalerWake(scaler.wake_handle()));
-        let api = Api { table: Arc::clone(&table), wake: Arc::clone(&wake), readiness: readiness.clone(), metrics };
+        let api = Api {
+            table: Arc::clone(&table),
+            cluster: Arc::clone(&source.cluster),
+            wake: Arc::clone(&wake),
+            readiness: readiness.clone(),
+            metrics,
+        };
         let gateway = Arc::new(Gateway {
             table,
             callers: Arc::clone(&source.callers),

@@ -4,9 +4,12 @@ use http::Response;
 use serde::Serialize;
 
 use super::json;
+use crate::cluster::Cluster;
+use crate::model::function::FunctionId;
 use crate::model::problem::Problem;
 use crate::proxy::body::Body;
 use crate::proxy::rejection::Rejection;
+use crate::scaler::dependency_problems;
 use crate::table::Table;
 use crate::table::view::Function;
 
@@ -19,32 +22,37 @@ struct Status<'a> {
     pod_type: &'static str,
     visibility: &'static str,
     name: &'a str,
-    /// Annotations that could not be used as they are.
-    #[serde(skip_serializing_if = "<[Problem]>::is_empty")]
-    problems: &'a [Problem],
+    /// Annotations that could not be used as they are, and dependencies that cannot be met.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    problems: Vec<&'a Problem>,
 }
 
 impl<'a> Status<'a> {
-    fn of(function: &'a Function) -> Self {
+    /// `unmet`: what is wrong with the dependencies of any function.
+    fn of(function: &'a Function, unmet: &'a [(FunctionId, Problem)]) -> Self {
+        let unmet = unmet.iter().filter(|(id, _)| *id == function.id).map(|(_, problem)| problem);
         Self {
             number_ready: function.replicas_ready(),
             number_requested: function.replicas_requested,
             pod_type: function.kind.as_str(),
             visibility: function.spec.default_visibility.as_str(),
             name: &function.id.name,
-            problems: &function.problems,
+            problems: function.problems.iter().chain(unmet).collect(),
         }
     }
 }
 
-pub(super) fn all(table: &Table) -> Response<Body> {
+pub(super) fn all(table: &Table, cluster: &dyn Cluster) -> Response<Body> {
     let view = table.view();
-    json(&view.functions().iter().map(|function| Status::of(function)).collect::<Vec<_>>())
+    let unmet = dependency_problems(view.functions(), cluster);
+    json(&view.functions().iter().map(|function| Status::of(function, &unmet)).collect::<Vec<_>>())
 }
 
-pub(super) fn one(table: &Table, name: &str) -> Result<Response<Body>, Rejection> {
+pub(super) fn one(table: &Table, cluster: &dyn Cluster, name: &str) -> Result<Response<Body>, Rejection> {
     let view = table.view();
-    view.route(name).map(|function| json(&Status::of(function))).ok_or(Rejection::NotFound)
+    let function = view.route(name).ok_or(Rejection::NotFound)?;
+    let unmet = dependency_problems(view.functions(), cluster);
+    Ok(json(&Status::of(function, &unmet)))
 }
 
 #[cfg(test)]
@@ -52,7 +60,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::model::function::{FunctionId, WorkloadKind};
+    use crate::model::function::WorkloadKind;
     use crate::table::FunctionReport;
 
     fn report(name: &str, problems: Vec<Problem>) -> FunctionReport {
@@ -71,7 +79,7 @@ mod tests {
         let table = Table::new("default");
         table.put(report("fibonacci", Vec::new()));
         let view = table.view();
-        let text = serde_json::to_string(&Status::of(view.route("fibonacci").expect("put"))).expect("serializes");
+        let text = serde_json::to_string(&Status::of(view.route("fibonacci").expect("put"), &[])).expect("serializes");
         assert_eq!(
             text,
             r#"{"NumberReady":0,"NumberRequested":2,"PodType":"Deployment","Visibility":"Public","Name":"fibonacci"}"#
@@ -83,8 +91,15 @@ mod tests {
         let table = Table::new("default");
         table.put(report("f", vec![Problem::new("SlimFaas/ReplicasMin", "not a number")]));
         let view = table.view();
-        let status = serde_json::to_value(Status::of(view.route("f").expect("put"))).expect("serializes");
-        let expected = serde_json::json!([{"Key": "SlimFaas/ReplicasMin", "Message": "not a number"}]);
+        let unmet = [
+            (FunctionId::new("default", "f"), Problem::new("SlimFaas/DependsOn", "no such workload")),
+            (FunctionId::new("default", "g"), Problem::new("SlimFaas/DependsOn", "of another function")),
+        ];
+        let status = serde_json::to_value(Status::of(view.route("f").expect("put"), &unmet)).expect("serializes");
+        let expected = serde_json::json!([
+            {"Key": "SlimFaas/ReplicasMin", "Message": "not a number"},
+            {"Key": "SlimFaas/DependsOn", "Message": "no such workload"},
+        ]);
         assert_eq!(status["Problems"], expected);
     }
 }

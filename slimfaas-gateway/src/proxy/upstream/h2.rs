@@ -34,7 +34,7 @@ async fn open(pool: &Rc<Pool>, endpoint: &Endpoint) -> Option<SendRequest<Reques
     builder.timer(TokioTimer::new()).adaptive_window(true);
     let (sender, driver) = builder.handshake(TokioIo::new(stream)).await.ok()?;
     hyper::rt::Executor::execute(&LocalExecutor, driver);
-    pool.h2.borrow_mut().insert(endpoint.id, sender.clone());
+    pool.put_shared(endpoint.id, sender.clone());
     Some(sender)
 }
 
@@ -46,7 +46,7 @@ pub(super) async fn send(
     outbound.head.version = Version::HTTP_2;
     outbound.head.headers.remove(header::HOST);
     outbound.head.uri = absolute(&outbound.head.uri, endpoint);
-    let known = pool.h2.borrow().get(&endpoint.id).filter(|sender| !sender.is_closed()).cloned();
+    let known = pool.share(endpoint.id);
     let mut reused = known.is_some();
     let mut sender = known;
     loop {

@@ -25,13 +25,19 @@ pub(crate) struct PoolLimits {
 pub(crate) struct Pool {
     pub(super) limits: PoolLimits,
     h1: RefCell<HashMap<u64, Vec<Idle>>>,
-    pub(super) h2: RefCell<HashMap<u64, SendRequest<RequestBody>>>,
+    h2: RefCell<HashMap<u64, Shared>>,
     sweeping: Cell<bool>,
 }
 
 struct Idle {
     connection: H1,
     since: Instant,
+}
+
+/// An HTTP/2 connection ends by itself once nobody holds a sender of it and its last stream is over.
+struct Shared {
+    sender: SendRequest<RequestBody>,
+    used: Instant,
 }
 
 /// A connection in use; gives itself back when its exchange is over.
@@ -69,6 +75,23 @@ impl Pool {
         if kept.len() < self.limits.idle {
             kept.push(Idle { connection, since: now });
         }
+        self.start_sweeping();
+    }
+
+    /// A sender of the endpoint's HTTP/2 connection, if that is open.
+    pub(super) fn share(&self, endpoint: u64) -> Option<SendRequest<RequestBody>> {
+        let mut shared = self.h2.borrow_mut();
+        let connection = shared.get_mut(&endpoint).filter(|shared| !shared.sender.is_closed())?;
+        connection.used = clock::now();
+        Some(connection.sender.clone())
+    }
+
+    pub(super) fn put_shared(self: &Rc<Self>, endpoint: u64, sender: SendRequest<RequestBody>) {
+        self.h2.borrow_mut().insert(endpoint, Shared { sender, used: clock::now() });
+        self.start_sweeping();
+    }
+
+    fn start_sweeping(self: &Rc<Self>) {
         if !self.sweeping.replace(true) {
             self.spawn_sweep();
         }
@@ -96,7 +119,10 @@ impl Pool {
             kept.retain(|idle| now.duration_since(idle.since) < self.limits.idle_timeout);
             !kept.is_empty()
         });
-        self.h2.borrow_mut().retain(|_, sender| !sender.is_closed());
-        !idle.is_empty()
+        let mut shared = self.h2.borrow_mut();
+        shared.retain(|_, shared| {
+            !shared.sender.is_closed() && now.duration_since(shared.used) < self.limits.idle_timeout
+        });
+        !idle.is_empty() || !shared.is_empty()
     }
 }

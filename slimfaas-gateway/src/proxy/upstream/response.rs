@@ -7,6 +7,7 @@ use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 
 use super::pool::Lease;
+use crate::proxy::body::BodyFault;
 use crate::proxy::outcome::Outcome;
 use crate::proxy::slot::Slot;
 
@@ -37,8 +38,11 @@ impl ResponseBody {
         match &frame {
             Poll::Ready(Some(Err(error))) => {
                 self.lease = None;
-                if let Some(outcome) = self.outcome.take() {
-                    outcome.response_cut(error);
+                match self.outcome.take() {
+                    // The client's own body broke off: it has gone away, and its outcome says so when dropped.
+                    Some(outcome) if BodyFault::behind(error).is_some() => drop(outcome),
+                    Some(outcome) => outcome.response_cut(error),
+                    None => {}
                 }
             }
             Poll::Ready(None) => self.complete(),

@@ -107,17 +107,18 @@ async fn accept(
     mut drain: drain::Watch,
 ) {
     loop {
+        // A permit only for a connection that is there: one kept for the next to come would be missing elsewhere.
         let accepted = async {
-            let permit = Arc::clone(&connections).acquire_owned().await.ok();
-            (permit, listener.accept().await)
+            let (stream, peer) = listener.accept().await?;
+            Ok::<_, io::Error>((stream, peer, Arc::clone(&connections).acquire_owned().await.ok()))
         };
-        let (permit, accepted) = tokio::select! {
+        let accepted = tokio::select! {
             biased; // a drained core must not take another connection
             () = drain.signaled() => return,
             accepted = accepted => accepted,
         };
         match accepted {
-            Ok((stream, peer)) => {
+            Ok((stream, peer, permit)) => {
                 let Ok(local) = stream.local_addr() else { continue };
                 let connection = Rc::new(Connection::new(&core, peer, local, drain.clone(), permit));
                 spawn_connection(stream, connection, Rc::clone(&server), drain.clone());

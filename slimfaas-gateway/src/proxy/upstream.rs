@@ -52,6 +52,13 @@ pub(super) struct Answered {
     tunnel: Option<upgrade::Tunnel>,
 }
 
+impl Answered {
+    /// The function switches to another protocol, which its client has not asked for.
+    fn is_unasked_switch(&self) -> bool {
+        self.tunnel.is_none() && self.response.status() == StatusCode::SWITCHING_PROTOCOLS
+    }
+}
+
 /// Rewrites the head for the function, whichever endpoint will get it. `path_offset` is where the function's own path starts.
 pub(super) fn prepare(head: &mut request::Parts, path_offset: usize, connection: &Connection) {
     upgrade::remember(head);
@@ -82,6 +89,8 @@ pub(super) async fn send(
         }
     };
     match tokio::time::timeout(timeout, sending).await {
+        // Its client waits for an answer, and would take what follows for one.
+        Ok(Ok(answered)) if answered.is_unasked_switch() => Err(Failure::Sent(Rejection::ResponseFailed)),
         Ok(result) => result,
         Err(_elapsed) => Err(Failure::Sent(Rejection::ResponseTimeout { after: timeout })),
     }

@@ -3,11 +3,12 @@
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use rustix::process::{Pid, Signal, kill_process};
 
 /// For a server to accept connections.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -86,6 +87,28 @@ impl Server {
         let ended = self.child.try_wait().with_context(|| format!("cannot ask for the state of {}", self.name))?;
         ensure!(ended.is_none(), "{} ended by itself ({ended:?}): {}", self.name, self.output());
         Ok(())
+    }
+
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Asks the process to end (SIGTERM) and waits until it has.
+    ///
+    /// # Errors
+    /// When it takes longer than `timeout`.
+    pub fn terminate(&mut self, timeout: Duration) -> Result<ExitStatus> {
+        let pid = Pid::from_child(&self.child);
+        kill_process(pid, Signal::TERM).with_context(|| format!("cannot end {}", self.name))?;
+        let deadline = Instant::now() + timeout;
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status);
+            }
+            ensure!(Instant::now() < deadline, "{} does not end: {}", self.name, self.output());
+            std::thread::sleep(POLL);
+        }
     }
 
     /// All that the process has said so far.

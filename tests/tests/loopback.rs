@@ -1,0 +1,25 @@
+//! Needs nothing but a loopback network: the gateway as its users see it, with real processes behind it.
+#![expect(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "the suites stand outside of the gateway: they own their environment, clock and sockets"
+)]
+
+mod loopback {
+    mod backend;
+    mod client;
+    mod gateway;
+
+    mod ending;
+    mod failures;
+    mod forwarding;
+    mod limits;
+    mod local;
+    mod malformed;
+    mod scaling;
+    mod slowness;
+    mod smuggling;
+    mod streaming;
+    mod upgrades;
+    mod visibility;
+}

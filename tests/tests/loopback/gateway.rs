@@ -1,0 +1,190 @@
+//! Starts gateways, each for one test, and reads what they say of themselves.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::process::{Command, ExitStatus};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+use slimfaas_tests::process::{Scratch, Server};
+use slimfaas_tests::tools;
+
+use super::client;
+
+/// Ports that the system does not give to others by itself: below Linux's range for "any".
+const PORTS: std::ops::Range<u16> = 10_000..30_000;
+/// What one local gateway takes at most: two to listen on, and those of its functions' processes.
+const LOCAL_PORTS: u16 = 20;
+
+/// A running gateway with a folder of its own. Dropping it kills it, and with it the processes that it has started.
+pub(super) struct Gateway {
+    pub(super) address: SocketAddr,
+    server: Server,
+    // After the server, which writes into it.
+    _scratch: Scratch,
+}
+
+/// Functions that run elsewhere, at the addresses that they name.
+pub(super) struct Fixed<'a> {
+    functions: Vec<Value>,
+    environment: Vec<(&'a str, String)>,
+}
+
+impl<'a> Fixed<'a> {
+    pub(super) fn new() -> Self {
+        Self { functions: Vec::new(), environment: Vec::new() }
+    }
+
+    pub(super) fn function(mut self, name: &str, url: impl std::fmt::Display, annotations: &Value) -> Self {
+        self.functions.push(json!({ "Name": name, "Url": url.to_string(), "Annotations": annotations }));
+        self
+    }
+
+    /// A public function `f` without annotations.
+    pub(super) fn at(address: SocketAddr) -> Self {
+        Self::new().function("f", format!("http://{address}"), &json!({}))
+    }
+
+    pub(super) fn set(mut self, name: &'a str, value: impl std::fmt::Display) -> Self {
+        self.environment.push((name, value.to_string()));
+        self
+    }
+
+    pub(super) fn start(self) -> Result<Gateway> {
+        self.start_on(&[])
+    }
+
+    /// Listens on these ports too.
+    pub(super) fn start_on(self, others: &[SocketAddr]) -> Result<Gateway> {
+        let address = loopback(claim_ports(1)?);
+        let mut command = gateway_command()?;
+        command.arg("gateway");
+        command.env("MOCK_KUBERNETES_FUNCTIONS", json!({ "Functions": self.functions }).to_string());
+        let ports: Vec<String> = [address].iter().chain(others).map(|address| address.port().to_string()).collect();
+        command.env("SLIMFAAS_PORTS", ports.join(",")).env("SlimFaas__Listen__Address", "127.0.0.1");
+        command.envs(self.environment);
+        Gateway::start(&mut command, address, Scratch::new("fixed")?)
+    }
+}
+
+impl Gateway {
+    /// `slimfaas local up` with `functions`, the part of a manifest below that key.
+    pub(super) fn local(functions: &str) -> Result<Self> {
+        Self::local_with(functions, &[])
+    }
+
+    pub(super) fn local_with(functions: &str, environment: &[(&str, &str)]) -> Result<Self> {
+        let manifest = format!("schemaVersion: 1\nname: test\nfunctions:\n{functions}");
+        Self::local_manifest(&manifest, environment)
+    }
+
+    /// A whole manifest, whose ports are replaced by free ones.
+    pub(super) fn local_manifest(manifest: &str, environment: &[(&str, &str)]) -> Result<Self> {
+        let first = claim_ports(LOCAL_PORTS)?;
+        let scratch = Scratch::new("local")?;
+        let (base, ports) = (scratch.path().join("slimfaas.local.yaml"), scratch.path().join("ports.yaml"));
+        std::fs::write(&base, manifest)?;
+        let (node, from, to) = (first + 1, first + 2, first + LOCAL_PORTS - 1);
+        let overlay = format!(
+            "cluster: {{ entrypointPort: {first}, nodeHttpPortBase: {node} }}\nprocessPorts: {{ from: {from}, to: {to} }}\n"
+        );
+        std::fs::write(&ports, overlay)?;
+        let mut command = gateway_command()?;
+        command.args(["local", "up", "-f"]).arg(&base).arg("-f").arg(&ports).current_dir(scratch.path());
+        command.envs(environment.iter().copied());
+        Self::start(&mut command, loopback(node), scratch)
+    }
+
+    fn start(command: &mut Command, address: SocketAddr, scratch: Scratch) -> Result<Self> {
+        let server = Server::start("gateway", command, address, scratch.path())?;
+        Ok(Self { address, server, _scratch: scratch })
+    }
+
+    /// The other port of a local gateway.
+    pub(super) fn entrypoint(&self) -> SocketAddr {
+        loopback(self.address.port() - 1)
+    }
+
+    pub(super) fn get(&self, target: impl std::fmt::Display) -> Result<client::Answer> {
+        client::get(self.address, target)
+    }
+
+    pub(super) fn log(&self) -> String {
+        self.server.output()
+    }
+
+    pub(super) fn pid(&self) -> u32 {
+        self.server.pid()
+    }
+
+    /// SIGTERM, and the process's end.
+    pub(super) fn terminate(&mut self) -> Result<ExitStatus> {
+        self.server.terminate(Duration::from_secs(60))
+    }
+
+    /// The sum of the metric's series that have all these labels (`reason="call"`); 0 without any.
+    pub(super) fn metric(&self, name: &str, labels: &[&str]) -> Result<u64> {
+        let text = self.get("/metrics")?.text();
+        let mut sum = 0;
+        for line in text.lines() {
+            let Some((series, value)) = line.rsplit_once(' ') else { continue };
+            let is_named = series.split('{').next() == Some(name);
+            if is_named && labels.iter().all(|label| series.contains(label)) {
+                sum += value.parse::<u64>().with_context(|| format!("no whole number: {line}"))?;
+            }
+        }
+        Ok(sum)
+    }
+
+    /// The most memory that the process has had, in KiB.
+    pub(super) fn peak_memory(&self) -> Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?;
+        Ok(line.trim().trim_end_matches(" kB").parse()?)
+    }
+
+    /// Time that the process has computed for, in clock ticks of 10 ms.
+    pub(super) fn cpu_ticks(&self) -> Result<u64> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid()))?;
+        let fields = stat.rsplit_once(") ").context("no stat")?.1;
+        // The state is field 3; utime and stime are 14 and 15 (proc(5)).
+        fields.split(' ').skip(11).take(2).map(|ticks| Ok(ticks.parse::<u64>()?)).sum()
+    }
+}
+
+/// The program, free of the options of whoever runs the tests.
+fn gateway_command() -> Result<Command> {
+    let mut command = Command::new(tools::gateway_binary()?);
+    command.env_clear().env("NO_COLOR", "1");
+    Ok(command)
+}
+
+pub(super) fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+}
+
+/// The first of `count` ports in a row that nobody else of this process is given.
+pub(super) fn claim_ports(count: u16) -> Result<u16> {
+    static CLAIMED: AtomicU16 = AtomicU16::new(0);
+    // Another run of the tests begins elsewhere.
+    let begin = u16::try_from(std::process::id() % 100)? * 100;
+    let size = PORTS.end - PORTS.start;
+    for _ in 0..size / count {
+        let offset = (begin + CLAIMED.fetch_add(count, Ordering::Relaxed)) % (size - count);
+        let first = PORTS.start + offset;
+        if (first..first + count).all(|port| TcpListener::bind(loopback(port)).is_ok()) {
+            return Ok(first);
+        }
+    }
+    anyhow::bail!("no {count} free ports in a row in {PORTS:?}")
+}
+
+/// One example function as a process of the test.
+pub(super) fn start_example(name: &str) -> Result<(Server, Scratch)> {
+    let address = loopback(claim_ports(1)?);
+    let scratch = Scratch::new("example")?;
+    let mut command = gateway_command()?;
+    command.args(["example-function", "--name", name, "--port", &address.port().to_string()]);
+    Ok((Server::start("example", &mut command, address, scratch.path())?, scratch))
+}

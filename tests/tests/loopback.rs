@@ -1,7 +1,6 @@
 //! Needs nothing but a loopback network: the gateway as its users see it, with real processes behind it.
 #![expect(
     clippy::disallowed_methods,
-    clippy::disallowed_types,
     reason = "the suites stand outside of the gateway: they own their environment, clock and sockets"
 )]
 

@@ -15,7 +15,7 @@ use super::pool::{Lease, Pool, PoolLimits};
 use super::{Answered, Failure, Outbound, failure_of};
 use crate::clock::{self, Tick};
 use crate::net::{self, TcpStream};
-use crate::proxy::body::RequestBody;
+use crate::proxy::body::{BodyFault, RequestBody};
 use crate::table::view::Endpoint;
 
 /// How long other endpoints are preferred after a refused connection.
@@ -28,6 +28,8 @@ pub(super) struct H1 {
     sender: SendRequest<RequestBody>,
     /// `None` once the connection has ended.
     driver: Option<Pin<Box<Driver>>>,
+    /// It has ended because the request's body did.
+    is_cut_by_client: bool,
 }
 
 /// Opens a connection, and remembers for others when that fails.
@@ -50,7 +52,7 @@ impl H1 {
     async fn open(endpoint: &Endpoint, limits: &PoolLimits) -> Result<Self, ()> {
         let stream = connect(endpoint, limits).await.map_err(drop)?;
         let (sender, driver) = builder(limits).handshake(TokioIo::new(stream)).await.map_err(drop)?;
-        Ok(Self { sender, driver: Some(Box::pin(driver)) })
+        Ok(Self { sender, driver: Some(Box::pin(driver)), is_cut_by_client: false })
     }
 
     /// Lets the connection read and write. Ready once it has ended.
@@ -58,12 +60,17 @@ impl H1 {
         let Some(driver) = &mut self.driver else { return Poll::Ready(()) };
         match driver.as_mut().poll(cx) {
             Poll::Pending => Poll::Pending,
-            Poll::Ready(_ended) => {
-                // How it ended reaches the request through its response or its body.
+            Poll::Ready(ended) => {
+                // That it ended reaches the request through its response or its body, why only if that is the response.
+                self.is_cut_by_client = ended.is_err_and(|error| BodyFault::behind(&error).is_some());
                 self.driver = None;
                 Poll::Ready(())
             }
         }
+    }
+
+    pub(super) fn is_cut_by_client(&self) -> bool {
+        self.is_cut_by_client
     }
 
     /// Whether the server has kept the connection open since its last use.

@@ -37,10 +37,11 @@ impl ResponseBody {
         }
         match &frame {
             Poll::Ready(Some(Err(error))) => {
-                self.lease = None;
+                let lease = self.lease.take();
+                let is_cut_by_client = lease.is_some_and(|lease| lease.connection.is_cut_by_client());
                 match self.outcome.take() {
                     // The client's own body broke off: it has gone away, and its outcome says so when dropped.
-                    Some(outcome) if BodyFault::behind(error).is_some() => drop(outcome),
+                    Some(outcome) if is_cut_by_client || BodyFault::behind(error).is_some() => drop(outcome),
                     Some(outcome) => outcome.response_cut(error),
                     None => {}
                 }

@@ -15,6 +15,7 @@ mod loopback {
     mod limits;
     mod local;
     mod malformed;
+    mod retries;
     mod scaling;
     mod slowness;
     mod smuggling;

@@ -59,6 +59,27 @@ fn a_client_that_goes_away_is_counted_as_gone() -> Result<()> {
 }
 
 #[test]
+fn a_client_that_goes_away_within_its_body_is_gone_too() -> Result<()> {
+    let (function, _scratch) = start_example("f")?;
+    for target in ["/upload", "/echo"] {
+        let gateway = Fixed::at(function.address).start()?;
+        let mut connection = Connection::open(gateway.address)?;
+        connection.send(format!("POST /function/f{target} HTTP/1.1\r\nHost: h\r\nContent-Length: 100\r\n\r\npart"))?;
+        eventually("the call in flight", LIMIT, || {
+            Ok((gateway.metric("slimfaas_function_requests_in_flight", &[])? == 1).then_some(()))
+        })?;
+        drop(connection);
+        eventually("the client counted as gone", LIMIT, || {
+            Ok((gateway.metric("slimfaas_clients_gone_total", &[])? == 1).then_some(()))
+        })
+        .with_context(|| format!("{target}: {}", gateway.log()))?;
+        assert_eq!(gateway.metric("slimfaas_function_requests_in_flight", &[])?, 0);
+        assert_eq!(gateway.metric("slimfaas_responses_cut_total", &[])?, 0, "the function is not to blame");
+    }
+    Ok(())
+}
+
+#[test]
 fn a_client_that_goes_away_while_its_function_starts_leaves_nothing_waiting() -> Result<()> {
     let gateway = never_ready("60")?;
     let mut connection = Connection::open(gateway.address)?;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Result, anyhow};
 use serde_json::{Value, json};
 
-use super::backend::{Backend, ok};
+use super::backend::{Backend, Reply, ok};
 use super::client::{self, Answer, Connection, eventually, status_of};
 use super::gateway::{Fixed, Gateway};
 
@@ -259,5 +259,64 @@ fn a_response_head_is_only_so_long() -> Result<()> {
     let mut connection = Connection::open(gateway.address)?;
     connection.send("GET /function/f/x HTTP/1.1\r\nHost: h\r\n\r\n")?;
     assert_eq!(status_of(&connection.head()?)?, 503);
+    Ok(())
+}
+
+/// Whatever becomes of a call, its slot is free for the next one.
+#[test]
+fn a_slot_always_comes_back() -> Result<()> {
+    let backend = Backend::start(|request| match request.target() {
+        "/closes" => Reply::Close(Vec::new()),
+        "/breaks-off" => Reply::Close(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\npart".to_vec()),
+        "/garbage" => Reply::Close(b"garbage\r\n\r\n".to_vec()),
+        "/silent" => {
+            std::thread::sleep(Duration::from_secs(3));
+            ok("late")
+        }
+        "/switches" => Reply::Close(b"HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\n\r\n".to_vec()),
+        "/no-body" => super::backend::keep("HTTP/1.1 204 No Content\r\n\r\n"),
+        other => ok(other),
+    })?;
+    let annotations = json!({
+        "SlimFaas/NumberParallelRequest": "1",
+        "SlimFaas/NumberParallelRequestPerPod": "1",
+        "SlimFaas/Configuration": r#"{"DefaultSync":{"HttpTimeout":1}}"#,
+    });
+    let gateway = Fixed::new()
+        .function("f", format!("http://{}", backend.address), &annotations)
+        .set("SlimFaas__Limits__BodyBytes", 1000)
+        .set("SlimFaas__Limits__BodyRateGraceSeconds", 1)
+        .set("SlimFaas__Limits__SlotTimeoutSeconds", 10)
+        .start()?;
+    let upgrade = "Connection: upgrade\r\nUpgrade: x\r\n";
+    let big = format!("Transfer-Encoding: chunked\r\n\r\n{:x}\r\n{}\r\n0\r\n", 2000, "a".repeat(2000));
+    for (target, more, leaves_early) in [
+        ("/closes", "", false),
+        ("/breaks-off", "", false),
+        ("/garbage", "", false),
+        ("/silent", "", false),
+        ("/silent", "", true),
+        ("/switches", "", false),
+        ("/switches", upgrade, false),
+        ("/switches", upgrade, true),
+        ("/refuses-to-switch", upgrade, false),
+        ("/no-body", "", false),
+        ("/too-big", &big, false),
+        ("/too-slow", "Content-Length: 900\r\n\r\npart", false),
+        ("/body-cut", "Content-Length: 900\r\n\r\npart", true),
+        ("/bad-chunk", "Transfer-Encoding: chunked\r\n\r\nxyz\r\n", false),
+    ] {
+        let mut connection = Connection::open(gateway.address)?;
+        let end = if more.contains("\r\n\r\n") { "" } else { "\r\n" };
+        connection.send(format!("POST /function/f{target} HTTP/1.1\r\nHost: h\r\n{more}{end}"))?;
+        if !leaves_early {
+            // Whatever it is, or nothing.
+            let _answer = connection.head();
+        }
+        drop(connection);
+        let next = gateway.get("/function/f/next")?;
+        assert_eq!((next.status, next.text().as_str()), (200, "/next"), "after {target}");
+    }
+    assert_eq!((gauge(&gateway, "in_flight")?, gauge(&gateway, "waiting")?), (0, 0));
     Ok(())
 }

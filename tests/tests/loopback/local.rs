@@ -96,6 +96,45 @@ fn both_ports_answer_and_say_that_they_are_ready() -> Result<()> {
 }
 
 #[test]
+fn a_head_is_that_of_a_get() -> Result<()> {
+    let gateway = example(30)?;
+    for path in ["/health", "/ready", "/status-functions", "/status-function/fibonacci1"] {
+        let whole = gateway.get(path)?;
+        let mut connection = client::Connection::open(gateway.address)?;
+        connection.send(format!("HEAD {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"))?;
+        let head = connection.head()?;
+        assert_eq!(client::header(&head, "content-length"), Some(whole.body.len().to_string().as_str()), "{path}");
+        assert_eq!(connection.rest()?, b"", "{path}");
+    }
+    Ok(())
+}
+
+#[test]
+fn metrics_are_prometheus_text() -> Result<()> {
+    let gateway = example(30)?;
+    assert_eq!(gateway.get("/function/fibonacci1/hello/you")?.status, 200);
+    let answer = gateway.get("/metrics")?;
+    assert_eq!(answer.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
+    let text = answer.text();
+    let mut series = std::collections::BTreeSet::new();
+    for line in text.lines().filter(|line| !line.starts_with('#')) {
+        let (name, value) = line.rsplit_once(' ').with_context(|| format!("no value: {line}"))?;
+        value.parse::<f64>().with_context(|| format!("no number: {line}"))?;
+        assert!(series.insert(name), "twice: {name}");
+    }
+    let labels = r#"function="fibonacci1",namespace="default""#;
+    for expected in [
+        format!("slimfaas_function_requests_total{{code=\"2xx\",{labels}}} 1"),
+        format!("slimfaas_function_cold_start_duration_seconds_count{{{labels}}} 1"),
+        format!("slimfaas_function_requests_in_flight{{{labels}}} 0"),
+        format!("slimfaas_autoscaler_ready_replicas{{{labels}}} 1"),
+    ] {
+        assert!(text.lines().any(|line| line == expected), "{expected} is not in {text}");
+    }
+    Ok(())
+}
+
+#[test]
 fn functions_can_be_woken_without_a_call() -> Result<()> {
     let gateway = example(30)?;
     for (method, target, status) in [

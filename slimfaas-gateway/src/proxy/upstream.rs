@@ -53,6 +53,10 @@ pub(super) struct Answered {
 }
 
 impl Answered {
+    pub(super) fn status(&self) -> StatusCode {
+        self.response.status()
+    }
+
     /// The function switches to another protocol, which its client has not asked for.
     fn is_unasked_switch(&self) -> bool {
         self.tunnel.is_none() && self.response.status() == StatusCode::SWITCHING_PROTOCOLS
@@ -108,12 +112,6 @@ pub(super) fn relay(answered: Answered, slot: Slot, mut outcome: Outcome) -> Res
     Response::from_parts(head, Body::function(ResponseBody::new(incoming, lease, slot, outcome)))
 }
 
-impl Answered {
-    pub(super) fn status(&self) -> StatusCode {
-        self.response.status()
-    }
-}
-
 /// What an error of a connection in use means for the request.
 fn failure_of(error: &hyper::Error) -> Failure {
     match BodyFault::behind(error) {
@@ -149,13 +147,14 @@ impl Outbound {
         Self { head: self.head.clone(), body: self.body.again(), inner: self.inner.clone() }
     }
 
-    fn into_request(self) -> Request<RequestBody> {
-        Request::from_parts(self.head, self.body)
+    /// For a connection, and what `from_request` needs if that gives it back.
+    fn into_request(self) -> (Request<RequestBody>, Option<Uri>) {
+        (Request::from_parts(self.head, self.body), self.inner)
     }
 
     /// From what a connection gave back unsent.
-    fn from_request(request: Request<RequestBody>) -> Self {
+    fn from_request(request: Request<RequestBody>, inner: Option<Uri>) -> Self {
         let (head, body) = request.into_parts();
-        Self::new(head, body)
+        Self { head, body, inner }
     }
 }

@@ -79,7 +79,8 @@ impl H1 {
     }
 
     async fn exchange(&mut self, outbound: Outbound) -> Result<Response<Incoming>, Failure> {
-        let response = self.sender.try_send_request(outbound.into_request());
+        let (request, inner) = outbound.into_request();
+        let response = self.sender.try_send_request(request);
         tokio::pin!(response);
         let result = poll_fn(|cx| {
             // Before the response: it is what brings it. Its end shows in the response too.
@@ -87,7 +88,7 @@ impl H1 {
             response.as_mut().poll(cx)
         });
         result.await.map_err(|mut unsent| match unsent.take_message() {
-            Some(request) => Failure::Unsent(Box::new(Outbound::from_request(request))),
+            Some(request) => Failure::Unsent(Box::new(Outbound::from_request(request, inner))),
             None => failure_of(unsent.error()),
         })
     }

@@ -57,14 +57,15 @@ pub(super) async fn send(
                 None => return Err(Failure::Unsent(Box::new(outbound))),
             },
         };
-        match open_sender.try_send_request(outbound.into_request()).await {
+        let (request, inner) = outbound.into_request();
+        match open_sender.try_send_request(request).await {
             Ok(response) => return Ok(Answered { response, lease: None, tunnel: None }),
             Err(mut unsent) => match unsent.take_message() {
                 Some(request) if reused => {
                     reused = false;
-                    outbound = Outbound::from_request(request);
+                    outbound = Outbound::from_request(request, inner);
                 }
-                Some(request) => return Err(Failure::Unsent(Box::new(Outbound::from_request(request)))),
+                Some(request) => return Err(Failure::Unsent(Box::new(Outbound::from_request(request, inner)))),
                 None => return Err(failure_of(unsent.error())),
             },
         }

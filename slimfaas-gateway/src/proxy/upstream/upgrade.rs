@@ -67,7 +67,7 @@ pub(super) async fn send(
     headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     headers.insert(header::UPGRADE, protocol.clone());
     let client = outbound.head.extensions.remove::<OnUpgrade>();
-    let mut response = match sender.try_send_request(outbound.into_request()).await {
+    let mut response = match sender.try_send_request(outbound.into_request().0).await {
         Ok(response) => response,
         Err(unsent) => return Err(failure_of(unsent.error())),
     };

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -78,7 +79,26 @@ impl BodyFault {
     pub(super) fn behind(error: &hyper::Error) -> Option<&Self> {
         std::error::Error::source(error)?.downcast_ref()
     }
+
+    pub(super) fn kind(&self) -> FaultKind {
+        match self {
+            Self::TooLarge(limit) => FaultKind::TooLarge(*limit),
+            Self::TooSlow => FaultKind::TooSlow,
+            Self::Client(_) => FaultKind::Client,
+        }
+    }
 }
+
+/// What a fault was, for who does not get to see it.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum FaultKind {
+    TooLarge(u64),
+    TooSlow,
+    Client,
+}
+
+/// Where a body leaves its fault: hyper's HTTP/2 resets the stream and keeps the reason to itself.
+pub(super) type FaultNote = Arc<OnceLock<FaultKind>>;
 
 /// Limits of one request's body.
 #[derive(Clone, Copy, Debug)]
@@ -100,6 +120,7 @@ pub struct RequestBody {
     read: u64,
     /// Set when the client first made us wait.
     pace: Option<Pace>,
+    note: Option<FaultNote>,
 }
 
 /// How long a client has made us wait; time in which the function was the slow one does not count.
@@ -112,7 +133,12 @@ struct Pace {
 impl RequestBody {
     pub fn new(incoming: Incoming, limits: BodyLimits) -> Self {
         let incoming = Some(incoming);
-        Self { incoming, ahead: VecDeque::new(), trailers: None, limits, read: 0, pace: None }
+        Self { incoming, ahead: VecDeque::new(), trailers: None, limits, read: 0, pace: None, note: None }
+    }
+
+    /// Will hold the fault that ends the body, if one does.
+    pub(super) fn note(&mut self) -> FaultNote {
+        Arc::clone(self.note.get_or_insert_default())
     }
 
     /// Reads up to `limit` bytes before anything is sent. True: that is the whole body, so `again` can repeat it.
@@ -142,7 +168,15 @@ impl RequestBody {
     /// A second copy of a body that has been read ahead to its end.
     pub(super) fn again(&self) -> Self {
         debug_assert!(self.incoming.is_none(), "only a whole body can be repeated");
-        Self { incoming: None, ahead: self.ahead.clone(), trailers: None, limits: self.limits, read: 0, pace: None }
+        Self {
+            incoming: None,
+            ahead: self.ahead.clone(),
+            trailers: None,
+            limits: self.limits,
+            read: 0,
+            pace: None,
+            note: None,
+        }
     }
 
     /// Ready when the body has been slower than the limit for longer than the grace.
@@ -204,7 +238,11 @@ impl HttpBody for RequestBody {
         if let Some(trailers) = this.trailers.take() {
             return Poll::Ready(Some(Ok(trailers)));
         }
-        this.poll_incoming(cx)
+        let frame = this.poll_incoming(cx);
+        if let (Poll::Ready(Some(Err(fault))), Some(note)) = (&frame, &this.note) {
+            note.get_or_init(|| fault.kind());
+        }
+        frame
     }
 
     fn is_end_stream(&self) -> bool {

@@ -21,7 +21,7 @@ pub(super) use pool::{Pool, PoolLimits};
 pub(super) use response::ResponseBody;
 
 use crate::model::spec::UpstreamProtocol;
-use crate::proxy::body::{Body, BodyFault, RequestBody};
+use crate::proxy::body::{Body, BodyFault, FaultKind, FaultNote, RequestBody};
 use crate::proxy::caller::Connection;
 use crate::proxy::outcome::Outcome;
 use crate::proxy::rejection::Rejection;
@@ -49,6 +49,8 @@ pub(super) enum Failure {
 pub(super) struct Answered {
     response: Response<Incoming>,
     lease: Option<pool::Lease>,
+    /// The request's body leaves its fault here, if the connection would not tell.
+    note: Option<FaultNote>,
     tunnel: Option<upgrade::Tunnel>,
 }
 
@@ -102,29 +104,29 @@ pub(super) async fn send(
 
 /// What the client gets of an answer. The slot and the outcome live until its body has been relayed.
 pub(super) fn relay(answered: Answered, slot: Slot, mut outcome: Outcome) -> Response<Body> {
-    let Answered { response, lease, tunnel } = answered;
+    let Answered { response, lease, note, tunnel } = answered;
     let (mut head, incoming) = response.into_parts();
     headers::remove_hop_by_hop(&mut head.headers);
     outcome.responds(head.status);
     if let Some(tunnel) = tunnel {
         return tunnel.open(head, slot, outcome);
     }
-    Response::from_parts(head, Body::function(ResponseBody::new(incoming, lease, slot, outcome)))
+    Response::from_parts(head, Body::function(ResponseBody::new(incoming, lease, note, slot, outcome)))
 }
 
 /// What an error of a connection in use means for the request.
 fn failure_of(error: &hyper::Error) -> Failure {
     match BodyFault::behind(error) {
-        Some(fault) => failure_within_body(fault),
+        Some(fault) => failure_within_body(fault.kind()),
         None => Failure::Sent(Rejection::ResponseFailed),
     }
 }
 
-fn failure_within_body(fault: &BodyFault) -> Failure {
+fn failure_within_body(fault: FaultKind) -> Failure {
     match fault {
-        BodyFault::TooLarge(limit) => Failure::Sent(Rejection::BodyTooLarge { limit: *limit }),
-        BodyFault::TooSlow => Failure::Sent(Rejection::BodyTooSlow),
-        BodyFault::Client(_) => Failure::ClientGone,
+        FaultKind::TooLarge(limit) => Failure::Sent(Rejection::BodyTooLarge { limit }),
+        FaultKind::TooSlow => Failure::Sent(Rejection::BodyTooSlow),
+        FaultKind::Client => Failure::ClientGone,
     }
 }
 
@@ -139,7 +141,7 @@ impl Outbound {
 
     /// Reads the body ahead, up to `limit` bytes. True: the request can be sent `again`.
     pub(super) async fn keep(&mut self, limit: usize) -> Result<bool, Failure> {
-        self.body.read_ahead(limit).await.map_err(|fault| failure_within_body(&fault))
+        self.body.read_ahead(limit).await.map_err(|fault| failure_within_body(fault.kind()))
     }
 
     /// A second copy of a kept request.

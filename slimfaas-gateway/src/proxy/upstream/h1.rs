@@ -118,7 +118,7 @@ pub(super) async fn send(
         match connection.exchange(outbound).await {
             Ok(response) => {
                 let lease = Some(Lease::new(pool, endpoint.id, connection));
-                return Ok(Answered { response, lease, tunnel: None });
+                return Ok(Answered { response, lease, note: None, tunnel: None });
             }
             Err(Failure::Unsent(back)) if !is_new => outbound = *back,
             Err(failure) => return Err(failure),

@@ -10,7 +10,7 @@ use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioIo, TokioTimer};
 
 use super::pool::Pool;
-use super::{Answered, Failure, Outbound, failure_of, h1};
+use super::{Answered, Failure, Outbound, failure_of, failure_within_body, h1};
 use crate::proxy::body::RequestBody;
 use crate::table::view::Endpoint;
 
@@ -46,6 +46,7 @@ pub(super) async fn send(
     outbound.head.version = Version::HTTP_2;
     outbound.head.headers.remove(header::HOST);
     outbound.head.uri = absolute(&outbound.head.uri, endpoint);
+    let note = outbound.body.note();
     let known = pool.share(endpoint.id);
     let mut reused = known.is_some();
     let mut sender = known;
@@ -59,14 +60,18 @@ pub(super) async fn send(
         };
         let (request, inner) = outbound.into_request();
         match open_sender.try_send_request(request).await {
-            Ok(response) => return Ok(Answered { response, lease: None, tunnel: None }),
+            Ok(response) => return Ok(Answered { response, lease: None, note: Some(note), tunnel: None }),
             Err(mut unsent) => match unsent.take_message() {
                 Some(request) if reused => {
                     reused = false;
                     outbound = Outbound::from_request(request, inner);
                 }
                 Some(request) => return Err(Failure::Unsent(Box::new(Outbound::from_request(request, inner)))),
-                None => return Err(failure_of(unsent.error())),
+                None => {
+                    return Err(note
+                        .get()
+                        .map_or_else(|| failure_of(unsent.error()), |kind| failure_within_body(*kind)));
+                }
             },
         }
     }

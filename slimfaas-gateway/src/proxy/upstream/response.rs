@@ -7,7 +7,7 @@ use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 
 use super::pool::Lease;
-use crate::proxy::body::BodyFault;
+use crate::proxy::body::{BodyFault, FaultNote};
 use crate::proxy::outcome::Outcome;
 use crate::proxy::slot::Slot;
 
@@ -17,13 +17,20 @@ pub(crate) struct ResponseBody {
     incoming: Incoming,
     /// The connection that brings the body, if this task has to drive it.
     lease: Option<Lease>,
+    note: Option<FaultNote>,
     slot: Option<Slot>,
     outcome: Option<Outcome>,
 }
 
 impl ResponseBody {
-    pub(super) fn new(incoming: Incoming, lease: Option<Lease>, slot: Slot, outcome: Outcome) -> Self {
-        Self { incoming, lease, slot: Some(slot), outcome: Some(outcome) }
+    pub(super) fn new(
+        incoming: Incoming,
+        lease: Option<Lease>,
+        note: Option<FaultNote>,
+        slot: Slot,
+        outcome: Outcome,
+    ) -> Self {
+        Self { incoming, lease, note, slot: Some(slot), outcome: Some(outcome) }
     }
 
     pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
@@ -38,7 +45,8 @@ impl ResponseBody {
         match &frame {
             Poll::Ready(Some(Err(error))) => {
                 let lease = self.lease.take();
-                let is_cut_by_client = lease.is_some_and(|lease| lease.connection.is_cut_by_client());
+                let is_cut_by_client = lease.is_some_and(|lease| lease.connection.is_cut_by_client())
+                    || self.note.as_ref().is_some_and(|note| note.get().is_some());
                 match self.outcome.take() {
                     // The client's own body broke off: it has gone away, and its outcome says so when dropped.
                     Some(outcome) if is_cut_by_client || BodyFault::behind(error).is_some() => drop(outcome),

@@ -78,7 +78,7 @@ pub(super) async fn send(
         }
         _ => None,
     };
-    Ok(Answered { response, lease: None, tunnel })
+    Ok(Answered { response, lease: None, note: None, tunnel })
 }
 
 impl Tunnel {

@@ -61,8 +61,9 @@ fn a_client_that_goes_away_is_counted_as_gone() -> Result<()> {
 #[test]
 fn a_client_that_goes_away_within_its_body_is_gone_too() -> Result<()> {
     let (function, _scratch) = start_example("f")?;
-    for target in ["/upload", "/echo"] {
-        let gateway = Fixed::at(function.address).start()?;
+    for (protocol, target) in [("http1", "/upload"), ("http1", "/echo"), ("h2c", "/upload"), ("h2c", "/echo")] {
+        let annotations = json!({ "SlimFaas/AppProtocol": protocol });
+        let gateway = Fixed::new().function("f", format!("http://{}", function.address), &annotations).start()?;
         let mut connection = Connection::open(gateway.address)?;
         connection.send(format!("POST /function/f{target} HTTP/1.1\r\nHost: h\r\nContent-Length: 100\r\n\r\npart"))?;
         eventually("the call in flight", LIMIT, || {
@@ -72,7 +73,7 @@ fn a_client_that_goes_away_within_its_body_is_gone_too() -> Result<()> {
         eventually("the client counted as gone", LIMIT, || {
             Ok((gateway.metric("slimfaas_clients_gone_total", &[])? == 1).then_some(()))
         })
-        .with_context(|| format!("{target}: {}", gateway.log()))?;
+        .with_context(|| format!("{protocol} {target}: {}", gateway.log()))?;
         assert_eq!(gateway.metric("slimfaas_function_requests_in_flight", &[])?, 0);
         assert_eq!(gateway.metric("slimfaas_responses_cut_total", &[])?, 0, "the function is not to blame");
     }

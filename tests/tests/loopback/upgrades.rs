@@ -306,3 +306,23 @@ fn an_http2_stream_that_its_client_resets_is_gone() -> Result<()> {
     }
     Ok(())
 }
+
+/// As with a function that speaks HTTP/1.1: the client's faults are the client's.
+#[test]
+fn faults_of_a_body_are_the_clients_with_an_http2_function_too() -> Result<()> {
+    let (function, _scratch) = start_example("f")?;
+    let annotations = json!({ "SlimFaas/AppProtocol": "h2c" });
+    let gateway = Fixed::new()
+        .function("f", format!("http://{}", function.address), &annotations)
+        .set("SlimFaas__Limits__BodyBytes", 1000)
+        .set("SlimFaas__Limits__BodyRateGraceSeconds", 1)
+        .start()?;
+    let head = "POST /function/f/upload HTTP/1.1\r\nHost: h\r\n";
+    let big = format!("Transfer-Encoding: chunked\r\n\r\n7d0\r\n{}\r\n0\r\n\r\n", "a".repeat(2000));
+    let mut seen = Vec::new();
+    for body in [&big, "Content-Length: 900\r\n\r\npart", "Transfer-Encoding: chunked\r\n\r\nxyz\r\n"] {
+        seen.push(super::client::request(gateway.address, &format!("{head}{body}"))?.status);
+    }
+    assert_eq!(seen, [413, 408, 400]);
+    Ok(())
+}

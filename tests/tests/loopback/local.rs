@@ -202,6 +202,10 @@ fn a_process_that_crashes_is_started_again() -> Result<()> {
     let pid = process_of(&gateway, "fibonacci1-0")?;
     let crashed = gateway.get("/function/fibonacci1/crash")?;
     assert_eq!((crashed.status, crashed.header("retry-after")), (503, Some("1")));
+    // Until its end is known, a call may still be sent to it and get the 503 that it deserves.
+    eventually("started again", LIMIT, || {
+        Ok((gateway.log().matches("started pod=fibonacci1-0").count() == 2).then_some(()))
+    })?;
     let answer = gateway.get("/function/fibonacci1/hello/again")?;
     assert_eq!((answer.status, answer.text().as_str()), (200, "Hello again from fibonacci1-0\n"));
     assert_ne!(process_of(&gateway, "fibonacci1-0")?, pid);

@@ -1,5 +1,6 @@
 //! Calls that are tried again: on another replica when nothing was sent, or where the function's owner asks for it.
 
+use std::net::TcpStream;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::scope;
 use std::time::Duration;
@@ -9,7 +10,7 @@ use serde_json::json;
 
 use super::backend::{Backend, Reply, keep, ok};
 use super::client::{self, eventually};
-use super::gateway::{Fixed, Gateway};
+use super::gateway::{Fixed, Gateway, loopback};
 
 /// Most bytes of a body that can be sent a second time.
 const KEPT_BYTES_MAX: usize = 64 * 1024;
@@ -117,6 +118,12 @@ fn a_dead_address_costs_no_call() -> Result<()> {
     let ready = || gateway.metric("slimfaas_autoscaler_ready_replicas", &[]);
     eventually("two replicas", Duration::from_secs(30), || Ok((ready()? == 2).then_some(())))?;
     assert_eq!(gateway.get("/function/fun/crash")?.status, 503);
+    eventually("one address dead", Duration::from_secs(30), || {
+        let log = gateway.log();
+        let ports = log.lines().filter(|line| line.contains("started pod=")).filter_map(|line| line.rsplit('=').next());
+        let refuses = |port: &u16| TcpStream::connect(loopback(*port)).is_err();
+        Ok((ports.filter_map(|port| port.parse().ok()).filter(refuses).count() == 1).then_some(()))
+    })?;
     for _ in 0..12 {
         // At once, so that both are in use; again and again, so that the dead one is tried again.
         scope(|scope| {

@@ -118,6 +118,11 @@ fn a_replica_that_dies_takes_no_other_calls_with_it() -> Result<()> {
     assert_eq!(gateway.get("/function/fun/hello/first")?.status, 200);
     eventually("two replicas", Duration::from_secs(30), names)?;
     assert_eq!(gateway.get("/function/fun/crash")?.status, 503);
+    eventually("the end known", Duration::from_secs(30), || {
+        let ready = gateway.metric("slimfaas_autoscaler_ready_replicas", &[])?;
+        let is_started_again = gateway.log().matches("started pod=").count() == 3;
+        Ok((ready == 1 || is_started_again).then_some(()))
+    })?;
     for _ in 0..50 {
         assert_eq!(gateway.get("/function/fun/hello/again")?.status, 200);
     }

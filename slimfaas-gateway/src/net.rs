@@ -28,7 +28,14 @@ pub fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
 
 /// Fails when somebody listens there already, which [`listen`] would share the port with.
 pub fn check_unused(address: SocketAddr) -> io::Result<()> {
-    std::net::TcpListener::bind(address).map(drop)
+    use socket2::{Domain, Socket, Type};
+    // Bound but never listening: a listener, however short, would take connections and reset them.
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())
 }
 
 /// Connects to a function within `timeout`, without Nagle's delay.

@@ -19,6 +19,7 @@ pub(super) struct Backend {
 #[derive(Default)]
 struct Shared {
     accepted: AtomicUsize,
+    closed: AtomicUsize,
     requests: Mutex<Vec<Request>>,
 }
 
@@ -108,7 +109,10 @@ impl Backend {
             for stream in listener.incoming().map_while(Result::ok) {
                 let (serve, shared) = (Arc::clone(&serve), Arc::clone(&all));
                 let number = shared.accepted.fetch_add(1, Ordering::SeqCst) + 1;
-                std::thread::spawn(move || serve(stream, number, &shared));
+                std::thread::spawn(move || {
+                    serve(stream, number, &shared);
+                    shared.closed.fetch_add(1, Ordering::SeqCst);
+                });
             }
         });
         Ok(Self { address, shared })
@@ -117,6 +121,11 @@ impl Backend {
     /// Connections so far.
     pub(super) fn accepted(&self) -> usize {
         self.shared.accepted.load(Ordering::SeqCst)
+    }
+
+    /// Connections that are closed on this side.
+    pub(super) fn closed(&self) -> usize {
+        self.shared.closed.load(Ordering::SeqCst)
     }
 
     pub(super) fn requests(&self) -> Vec<Request> {

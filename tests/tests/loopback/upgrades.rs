@@ -284,19 +284,21 @@ fn an_http2_stream_that_its_client_resets_is_gone() -> Result<()> {
     for protocol in ["http1", "h2c"] {
         let annotations = json!({ "SlimFaas/AppProtocol": protocol });
         let gateway = Fixed::new().function("f", format!("http://{}", function.address), &annotations).start()?;
-        runtime()?.block_on(async {
-            let mut sender = connect(gateway.address).await?;
-            for target in ["/function/f/slow?ms=60000", "/function/f/stream?chunks=1000&delay_ms=100"] {
-                let request = Request::get(format!("http://h{target}")).body(Full::<Bytes>::default())?;
-                // Dropping the response, or the wait for it, resets the stream.
-                let waited = tokio::time::timeout(Duration::from_secs(1), sender.send_request(request)).await;
-                drop(waited);
-            }
-            // The connection is as good as ever.
-            let request = Request::get("http://h/function/f/hello/you").body(Full::<Bytes>::default())?;
-            assert_eq!(sender.send_request(request).await?.status(), StatusCode::OK, "{protocol}");
-            Ok::<_, anyhow::Error>(())
-        })?;
+        runtime()?
+            .block_on(async {
+                let mut sender = connect(gateway.address).await?;
+                for target in ["/function/f/slow?ms=60000", "/function/f/stream?chunks=1000&delay_ms=100"] {
+                    let request = Request::get(format!("http://h{target}")).body(Full::<Bytes>::default())?;
+                    // Dropping the response, or the wait for it, resets the stream.
+                    let waited = tokio::time::timeout(Duration::from_secs(1), sender.send_request(request)).await;
+                    drop(waited);
+                }
+                // The connection is as good as ever.
+                let request = Request::get("http://h/function/f/hello/you").body(Full::<Bytes>::default())?;
+                assert_eq!(sender.send_request(request).await?.status(), StatusCode::OK, "{protocol}");
+                Ok::<_, anyhow::Error>(())
+            })
+            .with_context(|| format!("{protocol}: {}", gateway.log()))?;
         eventually("both streams gone", LIMIT, || {
             let gone = gateway.metric("slimfaas_clients_gone_total", &[])?;
             let in_flight = gateway.metric("slimfaas_function_requests_in_flight", &[])?;

@@ -165,9 +165,10 @@ impl RequestBody {
         Ok(false)
     }
 
-    /// A second copy of a body that has been read ahead to its end.
+    /// A second copy of a body that is empty, or has been read ahead to its end.
     pub(super) fn again(&self) -> Self {
-        debug_assert!(self.incoming.is_none(), "only a whole body can be repeated");
+        let is_whole = self.incoming.as_ref().is_none_or(HttpBody::is_end_stream);
+        debug_assert!(is_whole, "only a whole body can be repeated");
         Self {
             incoming: None,
             ahead: self.ahead.clone(),

@@ -14,7 +14,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use http::{Request, Response, StatusCode, Uri, request};
-use hyper::body::Incoming;
+use hyper::body::{Body as HttpBody, Incoming};
 
 pub(super) use h2::LocalExecutor;
 pub(super) use pool::{Pool, PoolLimits};
@@ -144,7 +144,12 @@ impl Outbound {
         self.body.read_ahead(limit).await.map_err(|fault| failure_within_body(fault.kind()))
     }
 
-    /// A second copy of a kept request.
+    /// Whether sending it twice does no more than sending it once (RFC 9110 §9.2.2), and takes no body.
+    fn is_repeatable(&self) -> bool {
+        self.head.method.is_idempotent() && self.body.is_end_stream()
+    }
+
+    /// A second copy of a kept or repeatable request.
     pub(super) fn again(&self) -> Self {
         Self { head: self.head.clone(), body: self.body.again(), inner: self.inner.clone() }
     }

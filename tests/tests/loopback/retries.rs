@@ -9,7 +9,7 @@ use anyhow::{Result, anyhow};
 use serde_json::json;
 
 use super::backend::{Backend, Reply, keep, ok};
-use super::client::{self, eventually};
+use super::client::{self, Connection, eventually};
 use super::gateway::{Fixed, Gateway, loopback};
 
 /// Most bytes of a body that can be sent a second time.
@@ -137,5 +137,35 @@ fn a_dead_address_costs_no_call() -> Result<()> {
         std::thread::sleep(Duration::from_millis(200));
     }
     assert_eq!(ready()?, 2, "nobody has noticed, so the calls were offered to the dead one too");
+    Ok(())
+}
+
+/// Answers on each connection once, and closes it when the next request comes.
+fn start_tiring() -> Result<Backend> {
+    let served = std::sync::Mutex::new(std::collections::BTreeSet::new());
+    Backend::start(move |request| {
+        let is_first = served.lock().expect("no thread panics with it").insert(request.connection);
+        if is_first { ok("fine") } else { Reply::Close(Vec::new()) }
+    })
+}
+
+#[test]
+fn a_kept_connection_that_closes_under_a_request_costs_nothing_that_can_be_repeated() -> Result<()> {
+    let backend = start_tiring()?;
+    let gateway = Fixed::new().function("f", format!("http://{}", backend.address), &json!({})).start()?;
+    // One connection of the client's, so that one core and its connections serve all of it.
+    let mut client = Connection::open(gateway.address)?;
+    let mut call = |request: &str| -> Result<u16> {
+        client.send(format!("{request} HTTP/1.1\r\nhost: h\r\ncontent-length: 0\r\n\r\n"))?;
+        Ok(client.answer()?.status)
+    };
+    assert_eq!(call("GET /function/f/1")?, 200);
+    assert_eq!(call("GET /function/f/2")?, 200, "sent again on a new connection");
+    let seen: Vec<(usize, String)> = backend.requests().iter().map(|r| (r.connection, r.line().to_owned())).collect();
+    let line = |n: u32| format!("GET /{n} HTTP/1.1");
+    assert_eq!(seen, [(1, line(1)), (1, line(2)), (2, line(2))]);
+    // Sent twice, a POST could do its work twice.
+    assert_eq!(call("POST /function/f/3")?, 503);
+    assert_eq!(backend.requests().len(), 4);
     Ok(())
 }

@@ -16,6 +16,7 @@ use super::{Answered, Failure, Outbound, failure_of};
 use crate::clock::{self, Tick};
 use crate::net::{self, TcpStream};
 use crate::proxy::body::{BodyFault, RequestBody};
+use crate::proxy::rejection::Rejection;
 use crate::table::view::Endpoint;
 
 /// How long other endpoints are preferred after a refused connection.
@@ -115,13 +116,18 @@ pub(super) async fn send(
                 Err(()) => return Err(Failure::Unsent(Box::new(outbound))),
             },
         };
+        // The server may close a kept connection just as it is used, which says nothing of the request.
+        let spare = (!is_new && outbound.is_repeatable()).then(|| outbound.again());
         match connection.exchange(outbound).await {
             Ok(response) => {
                 let lease = Some(Lease::new(pool, endpoint.id, connection));
                 return Ok(Answered { response, lease, note: None, tunnel: None });
             }
             Err(Failure::Unsent(back)) if !is_new => outbound = *back,
-            Err(failure) => return Err(failure),
+            Err(failure) => match (failure, spare) {
+                (Failure::Sent(Rejection::ResponseFailed), Some(spare)) => outbound = spare,
+                (failure, _) => return Err(failure),
+            },
         }
     }
 }

@@ -1,12 +1,16 @@
 //! Upgraded connections (WebSocket): after the function's 101, bytes go both ways until one side ends.
 
+use std::future::Future;
+use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::header::{self, HeaderValue};
 use http::{Response, StatusCode, Version, request, response};
-use hyper::upgrade::OnUpgrade;
+use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf, split};
 
 use super::h2::LocalExecutor;
 use super::pool::Pool;
@@ -15,6 +19,9 @@ use crate::proxy::body::Body;
 use crate::proxy::outcome::Outcome;
 use crate::proxy::slot::Slot;
 use crate::table::view::Endpoint;
+
+/// After one side has closed its half: for the other's last words. An idle peer must not keep the slot for ever.
+const LINGER: Duration = Duration::from_secs(5);
 
 /// What the client asked to upgrade to; taken from the head before its connection headers go.
 #[derive(Clone)]
@@ -91,15 +98,39 @@ impl Tunnel {
         tokio::task::spawn_local(async move {
             let _slot = slot;
             let (Ok(client), Ok(function)) = tokio::join!(client, function) else { return };
-            let (mut client, mut function) = (TokioIo::new(client), TokioIo::new(function));
             let mut drain = outcome.drain();
             let ended = tokio::select! {
                 biased; // what was already received is passed on
-                ended = tokio::io::copy_bidirectional(&mut client, &mut function) => ended.map(|_bytes| ()),
+                ended = relay(client, function) => ended,
                 () = drain.forced() => Ok(()),
             };
             outcome.tunnel_ended(ended);
         });
         Response::from_parts(head, Body::empty())
     }
+}
+
+/// Both ways, until both have ended, or [`LINGER`] after one has.
+async fn relay(client: Upgraded, function: Upgraded) -> io::Result<()> {
+    let (from_client, to_client) = split(TokioIo::new(client));
+    let (from_function, to_function) = split(TokioIo::new(function));
+    let up = one_way(from_client, to_function);
+    let down = one_way(from_function, to_client);
+    tokio::pin!(up, down);
+    tokio::select! {
+        biased; // either order is as good
+        ended = &mut up => rest(ended, down).await,
+        ended = &mut down => rest(ended, up).await,
+    }
+}
+
+async fn one_way(mut from: ReadHalf<TokioIo<Upgraded>>, mut to: WriteHalf<TokioIo<Upgraded>>) -> io::Result<()> {
+    tokio::io::copy(&mut from, &mut to).await?;
+    to.shutdown().await
+}
+
+/// One way has ended; the other may still have something to say.
+async fn rest(first: io::Result<()>, other: impl Future<Output = io::Result<()>>) -> io::Result<()> {
+    first?;
+    tokio::time::timeout(LINGER, other).await.unwrap_or(Ok(()))
 }

@@ -109,7 +109,7 @@ fn a_body_of_chunks_is_sent_again_whole() -> Result<()> {
 /// A replica whose address refuses connections while everybody still believes that it is ready.
 #[test]
 fn a_dead_address_costs_no_call() -> Result<()> {
-    let gateway = Gateway::local(
+    let mut gateway = Gateway::local(
         "  fun:\n    command: [\"/bin/sh\", \"-c\", '\"$0\" example-function --port {port} --name fun; /bin/sleep 1000', \
          \"${SLIMFAAS_EXE}\"]\n    annotations:\n      SlimFaas/Function: \"true\"\n      \
          SlimFaas/ReplicasAtStart: \"2\"\n    health: { path: /health, periodSeconds: 3600 }\n",
@@ -137,6 +137,8 @@ fn a_dead_address_costs_no_call() -> Result<()> {
         std::thread::sleep(Duration::from_millis(200));
     }
     assert_eq!(ready()?, 2, "nobody has noticed, so the calls were offered to the dead one too");
+    // A polite end, which ends what the replicas started too.
+    assert_eq!(gateway.terminate()?.code(), Some(0));
     Ok(())
 }
 
@@ -147,6 +149,26 @@ fn start_tiring() -> Result<Backend> {
         let is_first = served.lock().expect("no thread panics with it").insert(request.connection);
         if is_first { ok("fine") } else { Reply::Close(Vec::new()) }
     })
+}
+
+#[test]
+fn a_call_that_ends_one_replica_is_not_offered_to_another() -> Result<()> {
+    let gateway = Gateway::local(
+        "  fun:\n    command: [\"${SLIMFAAS_EXE}\", example-function]\n    annotations:\n      \
+         SlimFaas/Function: \"true\"\n      SlimFaas/ReplicasAtStart: \"3\"\n",
+    )?;
+    assert_eq!(gateway.get("/function/fun/hello/you")?.status, 200);
+    let ready = || gateway.metric("slimfaas_autoscaler_ready_replicas", &[]);
+    eventually("three replicas", Duration::from_secs(30), || Ok((ready()? == 3).then_some(())))?;
+    let mut client = Connection::open(gateway.address)?;
+    for path in ["hello/1", "hello/2", "hello/3", "crash"] {
+        // On one connection, so that the last call goes over a kept one to its function.
+        client.send(format!("GET /function/fun/{path} HTTP/1.1\r\nhost: h\r\n\r\n"))?;
+        assert_eq!(client.answer()?.status, if path == "crash" { 503 } else { 200 });
+    }
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(gateway.log().matches("ended by itself").count(), 1, "{}", gateway.log());
+    Ok(())
 }
 
 #[test]

@@ -103,6 +103,7 @@ pub(super) async fn send(
     outbound.head.version = Version::HTTP_11;
     outbound.head.headers.insert(http::header::HOST, endpoint.authority.clone());
     // Kept connections that the server has closed meanwhile are passed over; a new one is the last try here.
+    let mut is_repeated = false;
     loop {
         let (mut connection, is_new) = match pool.take(endpoint.id) {
             Some(mut kept) => {
@@ -113,11 +114,13 @@ pub(super) async fn send(
             }
             None => match H1::open(endpoint, &pool.limits).await {
                 Ok(opened) => (opened, true),
+                // What may have ended one replica is not offered to the others.
+                Err(()) if is_repeated => return Err(Failure::Sent(Rejection::ResponseFailed)),
                 Err(()) => return Err(Failure::Unsent(Box::new(outbound))),
             },
         };
         // The server may close a kept connection just as it is used, which says nothing of the request.
-        let spare = (!is_new && outbound.is_repeatable()).then(|| outbound.again());
+        let spare = (!is_new && !is_repeated && outbound.is_repeatable()).then(|| outbound.again());
         match connection.exchange(outbound).await {
             Ok(response) => {
                 let lease = Some(Lease::new(pool, endpoint.id, connection));
@@ -125,7 +128,10 @@ pub(super) async fn send(
             }
             Err(Failure::Unsent(back)) if !is_new => outbound = *back,
             Err(failure) => match (failure, spare) {
-                (Failure::Sent(Rejection::ResponseFailed), Some(spare)) => outbound = spare,
+                (Failure::Sent(Rejection::ResponseFailed), Some(spare)) => {
+                    outbound = spare;
+                    is_repeated = true;
+                }
                 (failure, _) => return Err(failure),
             },
         }

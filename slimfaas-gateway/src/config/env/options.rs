@@ -262,7 +262,8 @@ pub(super) const OPTIONS: &[Opt] = &[
         name: "SlimFaas__Limits__HeadersTimeoutSeconds",
         old: &["Kestrel__Limits__RequestHeadersTimeout"],
         default: "30",
-        doc: "For all headers of a request to arrive. Headers fit a few packets; whoever needs longer holds \
+        doc: "For all headers of a request to arrive: from its first byte, and for the first request of a connection \
+              (also over HTTP/2) from the connection's start. Headers fit a few packets; whoever needs longer holds \
               connections on purpose.",
         is_list: false,
         reads: Reads::Seconds(1000..=HOUR_MS, |draft, time| draft.config.limits.headers_timeout = time),

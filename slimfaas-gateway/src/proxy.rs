@@ -9,6 +9,7 @@ pub mod cors;
 pub mod listener;
 pub(crate) mod outcome;
 mod pace;
+mod preface;
 pub mod rejection;
 mod retry;
 pub mod router;

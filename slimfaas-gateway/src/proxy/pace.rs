@@ -10,11 +10,13 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use hyper::rt::{Read, ReadBufCursor, Write};
+use bytes::Bytes;
+use hyper::rt::{Read, ReadBuf, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
 
 use crate::clock::{self, Tick};
 use crate::net::TcpStream;
+use crate::proxy::preface;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct PaceLimits {
@@ -103,8 +105,8 @@ impl Pace {
         if deadline <= now {
             return Err(fault);
         }
-        // Meanwhile a head can begin, whose limit may pass before that of idleness.
-        Ok(now.until(deadline).min(limits.head))
+        // Meanwhile the phase can change, and the other limit can pass first.
+        Ok(now.until(deadline).min(limits.head).min(limits.idle))
     }
 
     /// Resolves when the client has been too slow.
@@ -118,20 +120,60 @@ impl Pace {
     }
 }
 
-/// A client's stream that notices when a head begins.
+/// A client's stream that notices when a head begins, and ends at once when it does not begin like HTTP.
 pub(super) struct PacedStream {
     stream: TokioIo<TcpStream>,
     pace: Arc<Pace>,
+    is_begun: bool,
+    /// It did not begin like HTTP: nothing more is read of it.
+    is_over: bool,
+    /// Of the first bytes, those that hyper has not taken yet.
+    ahead: Bytes,
 }
 
 impl PacedStream {
     pub(super) fn new(stream: TcpStream, pace: &Arc<Pace>) -> Self {
-        Self { stream: TokioIo::new(stream), pace: Arc::clone(pace) }
+        Self {
+            stream: TokioIo::new(stream),
+            pace: Arc::clone(pace),
+            is_begun: false,
+            is_over: false,
+            ahead: Bytes::new(),
+        }
+    }
+
+    /// Reads the first bytes into a buffer of ours: hyper asks for fewer than have to be looked at.
+    fn poll_begin(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut bytes = [0; preface::LOOKED_AT];
+        let mut first = ReadBuf::new(&mut bytes);
+        ready!(Pin::new(&mut self.stream).poll_read(cx, first.unfilled()))?;
+        self.is_begun = true;
+        if preface::is_not_http(first.filled()) {
+            self.is_over = true;
+        } else {
+            self.ahead = Bytes::copy_from_slice(first.filled());
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn give_ahead(&mut self, mut buf: ReadBufCursor<'_>) {
+        let length = buf.remaining().min(self.ahead.len());
+        buf.put_slice(&self.ahead.split_to(length));
     }
 }
 
 impl Read for PacedStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        if !self.is_begun {
+            ready!(self.poll_begin(cx))?;
+            self.give_ahead(buf);
+            return Poll::Ready(Ok(()));
+        }
+        // Nothing put into the buffer is the end of the stream.
+        if self.is_over || !self.ahead.is_empty() {
+            self.give_ahead(buf);
+            return Poll::Ready(Ok(()));
+        }
         ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
         self.pace.received();
         Poll::Ready(Ok(()))
@@ -196,6 +238,13 @@ mod tests {
         assert_eq!(pace.check(after(ended, 1), LIMITS), Ok(Duration::from_secs(30)));
         assert_eq!(pace.check(after(ended, 299), LIMITS), Ok(Duration::from_secs(1)));
         assert_eq!(pace.check(after(ended, 300), LIMITS), Err(TooSlow::Idle));
+    }
+
+    #[test]
+    fn a_short_idle_limit_is_seen_after_a_head() {
+        let accepted = Tick(1000);
+        let limits = PaceLimits { head: Duration::from_secs(30), idle: Duration::from_secs(1) };
+        assert_eq!(Pace::accepted(accepted).check(accepted, limits), Ok(Duration::from_secs(1)));
     }
 
     #[test]

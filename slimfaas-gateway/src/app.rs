@@ -5,6 +5,7 @@ pub mod source;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use tokio::sync::Semaphore;
@@ -58,6 +59,7 @@ impl App {
             Arc::clone(&table),
             Arc::clone(&source.cluster),
             Arc::new(ScaleMetrics(Arc::clone(&metrics))),
+            source.authority.clone(),
             config.awake_when_never_called,
         );
         let wake: Arc<dyn Wake> = Arc::new(ScalerWake(scaler.wake_handle()));
@@ -76,6 +78,7 @@ impl App {
             cors: config.cors.clone(),
             limits: config.limits.clone(),
             stats,
+            leaving: AtomicBool::new(false),
         });
         Ok(Self { config, gateway, listeners, addresses, scaler, source, readiness })
     }
@@ -90,7 +93,7 @@ impl App {
         let (traffic, traffic_watch) = drain::channel();
         let (control, control_watch) = drain::channel();
         let mut workers = JoinSet::new();
-        workers.spawn((self.source.worker)(control_watch.clone()));
+        workers.spawn((self.source.worker)(self.readiness.clone(), control_watch.clone()));
         if let Some(mut changes) = self.source.dependency_changes {
             let (wake, mut end) = (self.scaler.wake_handle(), control_watch.clone());
             workers.spawn(async move {
@@ -112,13 +115,17 @@ impl App {
         drop(traffic_watch);
 
         let signal = termination.wait().await;
-        tracing::info!(signal, timeout = ?self.config.drain_timeout, "ending: running requests finish first");
+        let Config { drain_delay, drain_timeout, .. } = self.config;
+        tracing::info!(signal, delay = ?drain_delay, timeout = ?drain_timeout, "ending: running requests finish first");
         let _draining = self.readiness.block("the process to end");
-        let cut = traffic.drain(self.config.drain_timeout).await;
+        // Whoever sends requests here must learn of it before connections are refused.
+        self.gateway.leaving.store(true, Ordering::Relaxed);
+        tokio::time::sleep(drain_delay).await;
+        let cut = traffic.drain(drain_timeout).await;
         if cut {
             tracing::warn!("requests were still running at the deadline and have been cut");
         }
-        control.drain(self.config.drain_timeout).await;
+        control.drain(drain_timeout).await;
         while workers.join_next().await.is_some() {}
         for core in cores {
             core.join().map_err(|_panic| io::Error::other("a traffic thread panicked"))??;

@@ -1,6 +1,7 @@
 //! Where functions come from and how they are scaled. Each implementation writes the table and owns nothing above it.
 
 pub mod fixed;
+pub mod kube;
 pub mod local;
 
 use std::future::Future;
@@ -13,13 +14,24 @@ pub type ClusterFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// A source of functions that can also change their replica counts.
 pub trait Cluster: Send + Sync + 'static {
-    /// Asks for `replicas`; returns once the cluster has taken note, not once they run.
+    /// Asks for other replicas; returns once the cluster has taken note, not once they run.
     /// The new count shows in the table before this returns.
-    fn scale<'a>(&'a self, function: &'a FunctionId, replicas: u32) -> ClusterFuture<'a, Result<(), ScaleError>>;
+    fn scale<'a>(&'a self, scaling: &'a Scaling) -> ClusterFuture<'a, Result<(), ScaleError>>;
 
     /// Whether a dependency that is not a function (a helper process, a plain workload) is up.
     /// `None`: there is no such thing.
     fn dependency_ready(&self, function: &FunctionId, name: &crate::model::spec::Dependency) -> Option<bool>;
+}
+
+/// A change of a function's replicas.
+#[derive(Clone, Debug)]
+pub struct Scaling {
+    pub function: FunctionId,
+    /// What the table showed when it was decided.
+    pub from: u32,
+    pub to: u32,
+    /// For people.
+    pub reason: String,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +40,9 @@ pub enum ScaleError {
     Unsupported,
     #[error("no function {0} in this cluster")]
     Unknown(FunctionId),
+    /// Somebody else has changed them since; the table will show it.
+    #[error("its replicas are not what they were when this was decided")]
+    Outdated,
     #[error("scaling refused: {0}")]
     Refused(String),
 }

@@ -16,6 +16,10 @@ use serde::Serialize;
 pub struct Config {
     /// The gateway's own namespace: functions of it are called without naming it.
     pub namespace: String,
+    /// Further namespaces whose functions are served.
+    pub other_namespaces: Vec<String>,
+    /// This gateway's name among its peers: its pod's.
+    pub pod_name: String,
     pub cluster: ClusterSource,
     pub listen: Listen,
     /// Cores of the traffic plane, each with its own listener and connection pools.
@@ -27,7 +31,9 @@ pub struct Config {
     pub awake_when_never_called: bool,
     pub limits: Limits,
     pub log: Log,
-    /// For running requests to finish after SIGTERM; then they are cut.
+    /// After SIGTERM, until no more connections are accepted: others must learn first that this process leaves.
+    pub drain_delay: Duration,
+    /// For running requests to finish after that; then they are cut.
     pub drain_timeout: Duration,
 }
 

@@ -4,6 +4,7 @@ pub mod address;
 pub mod caller;
 pub mod function;
 pub mod path;
+pub mod peer;
 pub mod problem;
 pub mod schedule;
 pub mod spec;

@@ -22,10 +22,11 @@ use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http::uri::PathAndQuery;
-use http::{Request, Response, Version, header, request};
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Version, header, request};
 use hyper::body::Incoming;
 
 use crate::clock::Tick;
@@ -38,6 +39,7 @@ use crate::proxy::rejection::Rejection;
 use crate::proxy::router::{FunctionCall, OwnRoute, Route};
 use crate::proxy::slot::Slot;
 use crate::proxy::upstream::{Answered, Failure, Outbound};
+use crate::table::start::ColdStart;
 use crate::table::view::Function;
 use crate::table::{CallerIndex, Table};
 use crate::telemetry::traffic::TrafficStats;
@@ -59,6 +61,8 @@ pub struct Gateway {
     pub cors: CorsOrigins,
     pub limits: Limits,
     pub stats: Arc<TrafficStats>,
+    /// The process is about to end: clients are told to connect elsewhere.
+    pub leaving: AtomicBool,
 }
 
 /// One core's part: what all share, and its own connections to functions.
@@ -78,6 +82,7 @@ pub(crate) async fn serve_request(connection: Rc<Connection>, request: Request<I
     let (head, body) = request.into_parts();
     let target = head.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
     let origin = head.headers.get(header::ORIGIN).cloned();
+    let is_http1 = head.version < Version::HTTP_2;
     let outcome = Outcome::begin(&connection, &head, &target);
     if let Some(preflight) = cors::preflight(&gateway.cors, &head) {
         return outcome.answer(preflight);
@@ -89,6 +94,10 @@ pub(crate) async fn serve_request(connection: Rc<Connection>, request: Request<I
     };
     if let Some(origin) = origin {
         cors::annotate(&gateway.cors, &origin, response.headers_mut());
+    }
+    // HTTP/2 clients are told by GOAWAY, which loses nothing.
+    if is_http1 && gateway.leaving.load(Ordering::Relaxed) && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response
 }
@@ -120,7 +129,13 @@ async fn serve_call(
         Box::pin(retry::forward_with_retries(&connection.core, function, outbound, now)).await
     };
     match forwarded {
-        Ok((answered, slot)) => upstream::relay(answered, slot, outcome),
+        Ok(Forwarded { answered, slot, cold_start }) => {
+            let mut response = upstream::relay(answered, slot, outcome);
+            if let Some(receipt) = cold_start {
+                annotate_cold_start(&receipt, &mut response);
+            }
+            response
+        }
         Err(Failure::Sent(rejection)) => outcome.reject(rejection),
         Err(Failure::Unsent(_)) => outcome.reject(Rejection::ConnectFailed),
         Err(Failure::ClientGone) => {
@@ -149,24 +164,44 @@ async fn admit(connection: &Connection, call: &FunctionCall<'_>) -> Result<Arc<F
     }
 }
 
+/// The head of a function's answer, with what goes on until its end.
+struct Forwarded {
+    answered: Answered,
+    slot: Slot,
+    cold_start: Option<Box<ColdStart>>,
+}
+
+/// Tells the client where the time of a cold start went. The function may have said something of its own.
+fn annotate_cold_start(receipt: &ColdStart, response: &mut Response<Body>) {
+    if let Ok(value) = HeaderValue::from_str(&receipt.server_timing()) {
+        response.headers_mut().append(HeaderName::from_static("server-timing"), value);
+    }
+}
+
 /// Wake, slot, upstream: again with another endpoint while nothing of the request has been sent.
 async fn forward(
     core: &Core,
     mut function: Arc<Function>,
     mut outbound: Outbound,
     now: Tick,
-) -> Result<(Answered, Slot), Failure> {
+) -> Result<Forwarded, Failure> {
     let gateway = &*core.gateway;
     let limits = &gateway.limits;
     let mut refusals = 0;
+    let mut cold_start = None;
     loop {
-        function = wake::ready(&gateway.table, &*gateway.wake, function, limits.waiting_per_function).await?;
+        let ready = wake::ready(&gateway.table, &*gateway.wake, function, limits.waiting_per_function).await?;
+        function = ready.function;
+        if let Some(receipt) = ready.cold_start {
+            gateway.stats.started_cold(&receipt);
+            cold_start = Some(receipt);
+        }
         let waiting_max = limits.waiting_per_function;
         let slot = slot::acquire(&gateway.table, &function, now, waiting_max, limits.slot_timeout).await?;
         if let Some(slot) = slot {
             let timeout = function.spec.sync_calls.http_timeout;
             match upstream::send(&core.pool, &slot, outbound, timeout).await {
-                Ok(answered) => return Ok((answered, slot)),
+                Ok(answered) => return Ok(Forwarded { answered, slot, cold_start }),
                 Err(Failure::Unsent(back)) => outbound = *back,
                 Err(failure) => return Err(failure),
             }

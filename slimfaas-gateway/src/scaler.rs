@@ -3,6 +3,7 @@
 //! The worker sleeps until something can have changed a decision: the table, a call that somebody asleep waits for,
 //! or the earliest deadline. It has no period: with nothing to do it does nothing.
 
+mod authority;
 pub mod decide;
 pub mod depends;
 mod plan;
@@ -21,7 +22,7 @@ use tokio::task::{self, JoinError, JoinSet};
 use tracing::{debug, error, info, warn};
 
 use crate::clock::{self, Instant, Tick};
-use crate::cluster::{Cluster, ScaleError};
+use crate::cluster::{Cluster, ScaleError, Scaling};
 use crate::model::function::FunctionId;
 use crate::scaler::decide::{Decision, Reason};
 use crate::scaler::depends::{Blocker, BlockerKind};
@@ -29,6 +30,7 @@ use crate::scaler::plan::{Moment, Plan};
 use crate::table::Table;
 use crate::table::activity::Live;
 
+pub use authority::Authority;
 pub use plan::dependency_problems;
 
 /// After a refused scaling; doubles up to [`BACKOFF_MAX`], so that a broken cluster is neither hammered nor given up.
@@ -86,6 +88,7 @@ pub struct Scaler {
     cluster: Arc<dyn Cluster>,
     observer: Arc<dyn ScaleObserver>,
     wake: WakeHandle,
+    authority: Authority,
     awake_when_never_called: bool,
     wall_clock: Box<dyn Fn() -> DateTime<Utc> + Send + Sync>,
     plan: Plan,
@@ -146,6 +149,7 @@ impl Scaler {
         table: Arc<Table>,
         cluster: Arc<dyn Cluster>,
         observer: Arc<dyn ScaleObserver>,
+        authority: Authority,
         awake_when_never_called: bool,
     ) -> Self {
         Self {
@@ -153,6 +157,7 @@ impl Scaler {
             cluster,
             observer,
             wake: WakeHandle::default(),
+            authority,
             awake_when_never_called,
             wall_clock: Box::new(clock::utc),
             plan: Plan::default(),
@@ -172,6 +177,7 @@ impl Scaler {
         let mut stop = pin!(stop);
         let mut changes = self.table.changes();
         let wake = self.wake.clone();
+        let mut authority = self.authority.clone();
         let mut scaling: JoinSet<Scaled> = JoinSet::new();
         loop {
             // Marked as seen before the view is read, so that a change in between causes one more pass.
@@ -191,6 +197,7 @@ impl Scaler {
                 }
                 _ = changes.changed() => {}
                 () = wake.0.notified() => {}
+                () = authority.changed() => {}
                 () = until(pass.next) => continue,
             }
             if pass.started == 0 && clock::now() < began + PASS_SPACING {
@@ -241,6 +248,9 @@ impl Scaler {
             }
             return Step::Wait(None);
         }
+        if !self.authority.allows(from, decision) {
+            return Step::Wait(None);
+        }
         match attempt.map(|attempt| (&attempt.state, attempt.to)) {
             Some((AttemptState::Running(..), _)) => Step::Wait(None),
             Some((AttemptState::Refused(_, until), _)) if now < *until => Step::Wait(Some(*until)),
@@ -263,10 +273,10 @@ impl Scaler {
         let (to, reason) = (decision.replicas, decision.reason.clone());
         debug!(%function, from, to, %reason, "scaling");
         let cluster = Arc::clone(&self.cluster);
-        let scaled = function.clone();
+        let asked = Scaling { function: function.clone(), from, to, reason: reason.to_string() };
         let task = scaling.spawn(async move {
-            let result = cluster.scale(&scaled, to).await;
-            Scaled { function: scaled, from, to, reason, result }
+            let result = cluster.scale(&asked).await;
+            Scaled { function: asked.function, from, to, reason, result }
         });
         self.attempts.insert(function.clone(), Attempt { to, state: AttemptState::Running(task.id(), failures) });
     }
@@ -289,6 +299,12 @@ impl Scaler {
                 self.attempts.insert(function, Attempt { to, state });
             }
             Err(ScaleError::Unsupported) => return ControlFlow::Break(()),
+            Err(ScaleError::Outdated) => {
+                debug!(%function, from, to, "somebody else has changed its replicas");
+                // Asked again only if the table does not show the change by then.
+                let state = AttemptState::Accepted(clock::now() + BACKOFF_MIN);
+                self.attempts.insert(function, Attempt { to, state });
+            }
             Err(refusal) => {
                 self.observer.refused(&function, &refusal);
                 let retry_in = self.back_off(&function, to);

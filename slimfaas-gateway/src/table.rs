@@ -2,9 +2,10 @@
 
 pub mod activity;
 pub mod probe;
+pub mod start;
 pub mod view;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -13,11 +14,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
+use crate::clock::Instant;
 use crate::model::caller::Caller;
 use crate::model::function::{FunctionId, WorkloadKind};
 use crate::model::problem::Problem;
 use crate::model::spec::FunctionSpec;
 use crate::table::activity::Live;
+use crate::table::start::StartPhase;
 use crate::table::view::{Endpoint, Function, Pod, View};
 
 /// What a cluster knows of one function; the whole of it each time, never a difference.
@@ -76,36 +79,55 @@ impl Table {
 
     /// Inserts or replaces one function.
     pub fn put(&self, report: FunctionReport) {
-        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        let id = report.id.clone();
-        match entries.get_mut(&id) {
-            Some(entry) if entry.report == report => return,
-            Some(entry) => entry.report = report,
-            None => {
-                let live = Arc::new(Live::default());
-                entries.insert(id.clone(), Entry { report, live, endpoints: HashMap::new() });
-            }
-        }
-        self.publish(&mut entries, &id);
+        self.update(vec![report], &[]);
     }
 
     /// Takes a function out; its running requests finish, its waiting ones learn of it.
     pub fn remove(&self, id: &FunctionId) {
+        self.update(Vec::new(), std::slice::from_ref(id));
+    }
+
+    /// Inserts or replaces some functions and takes out others, in one new view: a view costs time in proportion to
+    /// all functions.
+    pub fn update(&self, reports: Vec<FunctionReport>, removed: &[FunctionId]) {
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(entry) = entries.remove(id) {
-            self.publish(&mut entries, id);
+        let mut changed = BTreeSet::new();
+        for report in reports {
+            let id = report.id.clone();
+            match entries.get_mut(&id) {
+                Some(entry) if entry.report == report => continue,
+                Some(entry) => entry.report = report,
+                None => {
+                    let live = Arc::new(Live::default());
+                    entries.insert(id.clone(), Entry { report, live, endpoints: HashMap::new() });
+                }
+            }
+            changed.insert(id);
+        }
+        let gone: Vec<Entry> = removed.iter().filter_map(|id| entries.remove(id)).collect();
+        if !changed.is_empty() || !gone.is_empty() {
+            self.publish(&mut entries, &changed);
+        }
+        for entry in gone {
             entry.endpoints.values().for_each(|endpoint| endpoint.retire());
             entry.live.wake_waiters();
         }
     }
 
-    fn publish(&self, entries: &mut BTreeMap<FunctionId, Entry>, changed: &FunctionId) {
+    /// A function's start has reached a step.
+    pub fn note_start(&self, id: &FunctionId, phase: StartPhase, at: Instant) {
+        if let Some(function) = self.view().function(id).filter(|function| function.endpoints.is_empty()) {
+            function.live.start.reach(phase, at);
+        }
+    }
+
+    fn publish(&self, entries: &mut BTreeMap<FunctionId, Entry>, changed: &BTreeSet<FunctionId>) {
         let previous = self.view.load();
         let mut functions: Vec<Arc<Function>> = Vec::with_capacity(entries.len());
         let mut retired = Vec::new();
         for (id, entry) in entries.iter_mut() {
             match previous.function(id) {
-                Some(same) if id != changed => functions.push(Arc::clone(same)),
+                Some(same) if !changed.contains(id) => functions.push(Arc::clone(same)),
                 _ => functions.push(Arc::new(entry.reading(&mut retired))),
             }
         }
@@ -113,7 +135,7 @@ impl Table {
         // After the store: who finds an endpoint retired finds a view without it.
         retired.iter().for_each(|endpoint: &Arc<Endpoint>| endpoint.retire());
         self.generation.send_modify(|generation| *generation += 1);
-        if let Some(entry) = entries.get(changed) {
+        for entry in changed.iter().filter_map(|id| entries.get(id)) {
             entry.live.wake_waiters();
         }
     }
@@ -140,6 +162,9 @@ impl Entry {
             let stays = kept.get(&pod).is_some_and(|same| Arc::ptr_eq(same, &endpoint));
             (!stays).then_some(endpoint)
         };
+        if kept.is_empty() && !self.endpoints.is_empty() {
+            self.live.start.clear();
+        }
         retired.extend(self.endpoints.drain().filter_map(left));
         self.endpoints = kept;
         Function {

@@ -13,8 +13,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
-use slimfaas_gateway::cluster::Cluster;
 use slimfaas_gateway::cluster::local::{LocalCluster, LocalOptions, Output, StateDirectory, manifest};
+use slimfaas_gateway::cluster::{Cluster, Scaling};
 use slimfaas_gateway::model::caller::Caller;
 use slimfaas_gateway::model::function::FunctionId;
 use slimfaas_gateway::model::spec::Dependency;
@@ -88,13 +88,17 @@ fn script(script: &str, more: &str) -> String {
     )
 }
 
+fn to(replicas: u32) -> Scaling {
+    Scaling { function: fib(), from: 0, to: replicas, reason: "a test".to_owned() }
+}
+
 fn fib() -> FunctionId {
     FunctionId::new("default", "fib")
 }
 
 impl Running {
     async fn scale(&self, replicas: u32) {
-        self.cluster.scale(&fib(), replicas).await.unwrap();
+        self.cluster.scale(&to(replicas)).await.unwrap();
         assert_eq!(self.function().replicas_requested, replicas);
     }
 
@@ -200,7 +204,7 @@ async fn a_function_goes_from_zero_to_three_and_back() {
         assert!(std::net::TcpStream::connect(endpoint.address.to_string()).is_err());
     }
     // No more than the maximum, which is ReplicasAtStart here.
-    running.cluster.scale(&fib(), 9).await.unwrap();
+    running.cluster.scale(&to(9)).await.unwrap();
     assert_eq!(running.function().replicas_requested, 3);
     running.end().await;
 }

@@ -9,14 +9,17 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use crate::cluster::fixed::FixedCluster;
+use crate::cluster::kube::{ConnectError, KubeCluster, KubeOptions};
 use crate::cluster::local::manifest::Manifest;
 use crate::cluster::local::{LocalCluster, LocalOptions, Output, StateDirectory, StateError};
 use crate::cluster::{Cluster, ClusterFuture};
-use crate::config::url_template::UrlTemplate;
+use crate::config::url_template::{UrlError, UrlTemplate};
 use crate::config::{Config, fixed_functions};
 use crate::drain;
 use crate::model::caller::Caller;
 use crate::model::problem::Problem;
+use crate::readiness::Readiness;
+use crate::scaler::Authority;
 use crate::table::{CallerIndex, Table};
 
 /// Where the functions come from, and what goes with it.
@@ -27,8 +30,11 @@ pub struct Source {
     pub callers: Arc<dyn CallerIndex>,
     /// Sees each change of what `Cluster::dependency_ready` answers, where it can change.
     pub dependency_changes: Option<watch::Receiver<u64>>,
-    /// Runs until the given signal; ends what the cluster started.
-    pub worker: Box<dyn FnOnce(drain::Watch) -> ClusterFuture<'static, ()> + Send>,
+    /// What this node may decide among its peers.
+    pub authority: Authority,
+    /// Runs until the given signal; ends what the cluster started. Holds the process unready until it knows the
+    /// functions.
+    pub worker: Box<dyn FnOnce(Readiness, drain::Watch) -> ClusterFuture<'static, ()> + Send>,
 }
 
 /// Child processes of this one.
@@ -44,7 +50,10 @@ pub fn local(manifest: Manifest, clean: bool, config: &Config) -> Result<Source,
         table,
         callers: cluster.callers(),
         dependency_changes: Some(cluster.dependency_changes()),
-        worker: Box::new(move |mut end| Box::pin(async move { running.run(async { end.signaled().await }).await })),
+        authority: Authority::sole(),
+        worker: Box::new(move |_readiness, mut end| {
+            Box::pin(async move { running.run(async { end.signaled().await }).await })
+        }),
         cluster,
     })
 }
@@ -60,9 +69,48 @@ pub fn fixed(text: &str, config: &Config) -> Result<(Source, Vec<Problem>), Vec<
         cluster: Arc::new(FixedCluster::new(functions.functions, &config.namespace, &table)),
         callers: Arc::new(NobodyKnown),
         dependency_changes: None,
-        worker: Box::new(|mut end| Box::pin(async move { end.signaled().await })),
+        authority: Authority::sole(),
+        worker: Box::new(|_readiness, mut end| Box::pin(async move { end.signaled().await })),
     };
     Ok((source, functions.warnings))
+}
+
+/// The workloads of a Kubernetes cluster.
+pub async fn kubernetes(config: &Config) -> Result<Source, KubernetesError> {
+    let table = Table::new(&config.namespace);
+    let options = KubeOptions {
+        namespace: config.namespace.clone(),
+        other_namespaces: config.other_namespaces.clone(),
+        template: UrlTemplate::parse(&config.base_function_url)?,
+        pod_name: config.pod_name.clone(),
+        peer_port: PEER_PORT,
+    };
+    let cluster = KubeCluster::connect(options, Arc::clone(&table)).await?;
+    let running = Arc::clone(&cluster);
+    let knows_all = watch::Sender::new(true).subscribe();
+    Ok(Source {
+        table,
+        callers: Arc::<KubeCluster>::clone(&cluster),
+        dependency_changes: Some(cluster.dependency_changes()),
+        authority: Authority::new(cluster.leads(), knows_all),
+        worker: Box::new(move |readiness, end| {
+            // Before the first poll, so that there is no moment at which it seems ready.
+            let listed = readiness.block("the first list of functions and pods from the API server");
+            Box::pin(running.run(listed, end))
+        }),
+        cluster,
+    })
+}
+
+/// Where gateway nodes reach each other.
+const PEER_PORT: u16 = 3262;
+
+#[derive(Debug, thiserror::Error)]
+pub enum KubernetesError {
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error("the template of functions' addresses: {0}")]
+    Template(#[from] UrlError),
 }
 
 /// Without a cluster that knows its pods nobody can be proven to be inside.

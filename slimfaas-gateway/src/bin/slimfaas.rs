@@ -147,6 +147,7 @@ fn warn(problems: &[Problem]) {
 fn gateway() -> Result<(), Failure> {
     let Loaded { config, warnings } = configure()?;
     start_log(&config, &warnings)?;
+    let runtime = control_runtime()?;
     let source = match &config.cluster {
         ClusterSource::Fixed(text) => {
             let (source, warnings) = source::fixed(text, &config).map_err(|problems| Failure {
@@ -156,19 +157,14 @@ fn gateway() -> Result<(), Failure> {
             warn(&warnings);
             source
         }
-        ClusterSource::Local => return Err(no_cluster("start it with `slimfaas local up`")),
-        ClusterSource::Kubernetes => {
-            return Err(no_cluster(
-                "this version cannot read a Kubernetes cluster yet: use `slimfaas local up`, or list the functions in \
-                 MOCK_KUBERNETES_FUNCTIONS",
-            ));
+        ClusterSource::Local => {
+            return Err(Failure { code: EXIT_CONFIG, error: anyhow::anyhow!("start it with `slimfaas local up`") });
         }
+        ClusterSource::Kubernetes => runtime
+            .block_on(source::kubernetes(&config))
+            .map_err(|error| Failure { code: EXIT_CONFIG, error: error.into() })?,
     };
-    serve(config, source)
-}
-
-fn no_cluster(reason: &'static str) -> Failure {
-    Failure { code: EXIT_CONFIG, error: anyhow::anyhow!(reason) }
+    serve(&runtime, config, source)
 }
 
 fn load_manifest(files: &Files) -> Result<(Manifest, Vec<Problem>), Failure> {
@@ -194,7 +190,7 @@ fn local_up(files: &Files, clean: bool, listen: IpAddr) -> Result<(), Failure> {
     start_log(&config, &warnings)?;
     warn(&manifest_warnings);
     let source = source::local(manifest, clean, &config).map_err(anyhow::Error::from)?;
-    serve(config, source)
+    serve(&control_runtime()?, config, source)
 }
 
 fn local_validate(files: &Files) -> Result<(), Failure> {
@@ -208,9 +204,8 @@ fn local_validate(files: &Files) -> Result<(), Failure> {
     Ok(())
 }
 
-fn serve(config: Config, source: source::Source) -> Result<(), Failure> {
+fn serve(runtime: &tokio::runtime::Runtime, config: Config, source: source::Source) -> Result<(), Failure> {
     tracing::info!(config = %serde_json::to_string(&config).context("cannot show the configuration")?, "configured");
-    let runtime = control_runtime()?;
     runtime.block_on(async {
         let termination = signal::Termination::listen().context("cannot listen for signals")?;
         let app = App::build(config, source).context("cannot start")?;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::cluster::{Cluster, ClusterFuture, ScaleError};
+use crate::cluster::{Cluster, ClusterFuture, ScaleError, Scaling};
 use crate::config::fixed_functions::FixedFunction;
 use crate::model::function::{FunctionId, WorkloadKind};
 use crate::model::spec::Dependency;
@@ -46,9 +46,9 @@ fn report(id: FunctionId, function: FixedFunction) -> FunctionReport {
 }
 
 impl Cluster for FixedCluster {
-    fn scale<'a>(&'a self, function: &'a FunctionId, replicas: u32) -> ClusterFuture<'a, Result<(), ScaleError>> {
-        let result = match (self.functions.contains(function), replicas) {
-            (false, _) => Err(ScaleError::Unknown(function.clone())),
+    fn scale<'a>(&'a self, scaling: &'a Scaling) -> ClusterFuture<'a, Result<(), ScaleError>> {
+        let result = match (self.functions.contains(&scaling.function), scaling.to) {
+            (false, _) => Err(ScaleError::Unknown(scaling.function.clone())),
             // That is how many there are.
             (true, 1) => Ok(()),
             (true, _) => Err(ScaleError::Unsupported),
@@ -111,12 +111,13 @@ mod tests {
     #[tokio::test]
     async fn nothing_is_scaled() {
         let (cluster, _table) = cluster();
-        let id = FunctionId::new("demo", "fibonacci");
-        assert!(matches!(cluster.scale(&id, 0).await, Err(ScaleError::Unsupported)));
-        assert!(matches!(cluster.scale(&id, 2).await, Err(ScaleError::Unsupported)));
-        assert!(cluster.scale(&id, 1).await.is_ok());
+        let to =
+            |name, to| Scaling { function: FunctionId::new("demo", name), from: 1, to, reason: "a test".to_owned() };
+        assert!(matches!(cluster.scale(&to("fibonacci", 0)).await, Err(ScaleError::Unsupported)));
+        assert!(matches!(cluster.scale(&to("fibonacci", 2)).await, Err(ScaleError::Unsupported)));
+        assert!(cluster.scale(&to("fibonacci", 1)).await.is_ok());
         let unknown = FunctionId::new("demo", "nothing");
-        assert!(matches!(cluster.scale(&unknown, 1).await, Err(ScaleError::Unknown(id)) if id == unknown));
+        assert!(matches!(cluster.scale(&to("nothing", 1)).await, Err(ScaleError::Unknown(id)) if id == unknown));
     }
 
     #[test]

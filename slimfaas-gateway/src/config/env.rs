@@ -12,6 +12,7 @@ mod values;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fmt::{self, Write as _};
+use std::time::Duration;
 
 use crate::config::annotations::quoted;
 use crate::config::suggest;
@@ -188,6 +189,9 @@ fn is_hierarchical(name: &str) -> bool {
 }
 
 /// The orchestrator and the fixed list decide together; the list is checked here, so that nothing fails later.
+/// Nodes of a cluster learn of a pod's end within a second or two; load balancers in front take a little longer.
+const KUBERNETES_DRAIN_DELAY: Duration = Duration::from_secs(5);
+
 fn choose_cluster(draft: &mut Draft, problems: &mut Vec<Problem>, warnings: &mut Vec<Problem>) {
     let functions = draft.functions.take();
     draft.config.cluster = match (draft.orchestrator, functions) {
@@ -214,6 +218,9 @@ fn choose_cluster(draft: &mut Draft, problems: &mut Vec<Problem>, warnings: &mut
             if named == Choice::Local { ClusterSource::Local } else { ClusterSource::Kubernetes }
         }
     };
+    let is_kubernetes = draft.config.cluster == ClusterSource::Kubernetes;
+    let usual = if is_kubernetes { KUBERNETES_DRAIN_DELAY } else { Duration::ZERO };
+    draft.config.drain_delay = draft.drain_delay.unwrap_or(usual);
 }
 
 /// A variable that no option has read.

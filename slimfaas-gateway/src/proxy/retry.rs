@@ -7,9 +7,8 @@ use std::sync::atomic::Ordering;
 
 use crate::clock::Tick;
 use crate::proxy::rejection::Side;
-use crate::proxy::slot::Slot;
-use crate::proxy::upstream::{Answered, Failure, Outbound};
-use crate::proxy::{Core, forward};
+use crate::proxy::upstream::{Failure, Outbound};
+use crate::proxy::{Core, Forwarded, forward};
 use crate::table::view::Function;
 
 /// A body up to this is kept for further attempts. Bounds what a waiting request holds.
@@ -21,7 +20,7 @@ pub(super) async fn forward_with_retries(
     function: Arc<Function>,
     mut outbound: Outbound,
     now: Tick,
-) -> Result<(Answered, Slot), Failure> {
+) -> Result<Forwarded, Failure> {
     if outbound.wants_upgrade() || !outbound.keep(KEPT_BYTES_MAX).await? {
         return forward(core, function, outbound, now).await;
     }
@@ -40,9 +39,9 @@ pub(super) async fn forward_with_retries(
     forward(core, function, outbound, now).await
 }
 
-fn failed(result: &Result<(Answered, Slot), Failure>, statuses: &[u16]) -> bool {
+fn failed(result: &Result<Forwarded, Failure>, statuses: &[u16]) -> bool {
     match result {
-        Ok((answered, _)) => statuses.contains(&answered.status().as_u16()),
+        Ok(forwarded) => statuses.contains(&forwarded.answered.status().as_u16()),
         Err(Failure::Unsent(_)) => true,
         Err(Failure::Sent(rejection)) => rejection.side() == Side::Function,
         Err(Failure::ClientGone) => false,

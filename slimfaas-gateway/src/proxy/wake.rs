@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use crate::clock::{self, Tick};
 use crate::proxy::rejection::Rejection;
 use crate::table::Table;
+use crate::table::start::ColdStart;
 use crate::table::view::Function;
 
 /// Tells the scaler that functions are needed. Cheap, idempotent, does not wait.
@@ -36,15 +37,22 @@ impl Drop for Waiting<'_> {
     }
 }
 
+/// A function that has an endpoint.
+pub(super) struct Ready {
+    pub(super) function: Arc<Function>,
+    /// What was waited for, if anything was. Boxed: few calls have one, and every connection would carry the room.
+    pub(super) cold_start: Option<Box<ColdStart>>,
+}
+
 /// A reading of the function that has an endpoint: at once, or after waking it.
 pub(super) async fn ready(
     table: &Table,
     wake: &dyn Wake,
     function: Arc<Function>,
     waiting_max: u32,
-) -> Result<Arc<Function>, Rejection> {
+) -> Result<Ready, Rejection> {
     if !function.endpoints.is_empty() {
-        return Ok(function);
+        return Ok(Ready { function, cold_start: None });
     }
     let started = clock::now();
     let after = function.spec.sync_calls.http_timeout;
@@ -54,8 +62,9 @@ pub(super) async fn ready(
         .await
         .map_err(|_elapsed| Rejection::WakeTimeout { after })??;
     drop(waiting);
-    function.live.cold_starts.record(started.elapsed());
-    Ok(ready)
+    let now = clock::now();
+    function.live.cold_starts.record(now.duration_since(started));
+    Ok(Ready { function: ready, cold_start: Some(Box::new(function.live.start.receipt(started, now))) })
 }
 
 async fn endpoint(table: &Table, function: &Function) -> Result<Arc<Function>, Rejection> {

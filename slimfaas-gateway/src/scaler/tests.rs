@@ -36,7 +36,8 @@ enum Odd {
 }
 
 impl Cluster for MemoryCluster {
-    fn scale<'a>(&'a self, function: &'a FunctionId, replicas: u32) -> ClusterFuture<'a, Result<(), ScaleError>> {
+    fn scale<'a>(&'a self, scaling: &'a Scaling) -> ClusterFuture<'a, Result<(), ScaleError>> {
+        let (function, replicas) = (&scaling.function, scaling.to);
         let at = u64::try_from(clock::now().duration_since(self.began).as_millis()).expect("a short test");
         self.asked.lock().unwrap().push((at, function.name.to_string(), replicas));
         Box::pin(async move {
@@ -166,7 +167,7 @@ fn start_odd(functions: &[(&str, FunctionSpec)], odd: Option<(&'static str, Odd)
     }
     let counts = Arc::new(Counts::default());
     let observer: Arc<dyn ScaleObserver> = Arc::<Counts>::clone(&counts);
-    let mut scaler = Scaler::new(table, Arc::<MemoryCluster>::clone(&cluster), observer, false);
+    let mut scaler = Scaler::new(table, Arc::<MemoryCluster>::clone(&cluster), observer, Authority::sole(), false);
     let wall_start: DateTime<Utc> = WALL_START.parse().expect("an instant");
     scaler.wall_clock = Box::new(move || wall_start + clock::now().duration_since(began));
     let wake = scaler.wake_handle();

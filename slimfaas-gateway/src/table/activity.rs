@@ -9,6 +9,7 @@ use tokio::sync::futures::Notified;
 
 use crate::clock::Tick;
 use crate::model::stats::{Durations, StatusCounts};
+use crate::table::start::StartTrace;
 
 /// Counters of one function. They outlive views and replicas.
 #[derive(Default)]
@@ -27,6 +28,8 @@ pub struct Live {
     pub durations: Durations,
     /// Requests that found no ready endpoint, by how long they waited for one.
     pub cold_starts: Durations,
+    /// Of the present start from zero, or the last one.
+    pub start: StartTrace,
     /// Wakes those who wait for an endpoint, at each change of the function.
     changed: Notify,
 }

@@ -20,6 +20,7 @@ use prometheus::{Registry, TextEncoder};
 use crate::model::function::FunctionId;
 use crate::model::stats::{BUCKETS_MICROS, Durations, STATUS_CLASSES, StatusCounts};
 use crate::table::Table;
+use crate::table::start::ColdStart;
 use crate::table::view::Function;
 use crate::telemetry::traffic::{METHODS, REASONS, TrafficStats};
 
@@ -100,6 +101,8 @@ impl Collector for TrafficCollector {
         });
         let reasons = REASONS.iter().zip(&stats.rejections);
         let rejections = reasons.map(|(reason, count)| counter(&[("reason", reason)], count.load(Ordering::Relaxed)));
+        let phases = ColdStart::PARTS.into_iter().chain(["gateway"]).zip(&stats.cold_starts);
+        let phases = phases.map(|(phase, durations)| histogram(&[("phase", phase)], durations));
         let in_progress = stats.in_progress.load(Ordering::Relaxed);
         let connections = stats.connections.load(Ordering::Relaxed);
         vec![
@@ -108,6 +111,11 @@ impl Collector for TrafficCollector {
                 "http_request_duration_seconds",
                 "From a request's head to the end of its response.",
                 vec![histogram(&[], &stats.durations)],
+            ),
+            histograms(
+                "slimfaas_cold_start_phase_duration_seconds",
+                "What calls waited for that found no ready replica; `gateway` is the gateway's own share.",
+                phases.collect(),
             ),
             gauges(
                 "http_requests_in_progress",

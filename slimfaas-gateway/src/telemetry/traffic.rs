@@ -7,6 +7,7 @@ use std::time::Duration;
 use http::Method;
 
 use crate::model::stats::{Durations, StatusCounts};
+use crate::table::start::ColdStart;
 
 /// Methods that are counted under their own name; every other one is `OTHER`, since clients can invent names.
 pub const METHODS: [&str; 8] = ["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS", "OTHER"];
@@ -34,6 +35,8 @@ pub struct TrafficStats {
     pub(super) connections: AtomicI64,
     pub(super) statuses: [StatusCounts; METHODS.len()],
     pub(super) durations: Durations,
+    /// In the order of `ColdStart::PARTS`, and the gateway's own share.
+    pub(super) cold_starts: [Durations; ColdStart::PARTS.len() + 1],
     pub(super) rejections: [AtomicU64; REASONS.len()],
     pub(super) clients_gone: AtomicU64,
     pub(super) responses_cut: AtomicU64,
@@ -46,6 +49,12 @@ impl TrafficStats {
         let method = METHODS.iter().position(|name| *name == method.as_str()).unwrap_or(METHODS.len() - 1);
         self.statuses[method].count(status);
         self.durations.record(took);
+    }
+
+    /// A call got the replica that it had waited for.
+    pub fn started_cold(&self, receipt: &ColdStart) {
+        let times = receipt.parts().map(|(_, time)| time).chain([receipt.own()]);
+        self.cold_starts.iter().zip(times).for_each(|(durations, time)| durations.record(time));
     }
 
     pub fn rejected(&self, reason: &str) {

@@ -83,7 +83,7 @@ const TABLE: &[Row] = &[
     row("scaler::history", SCALER_CORES),
     row("scaler::schedule", SCALER_CORES),
     row("scaler::stabilize", SCALER_CORES),
-    row("cluster", &["table", "config", "net", "telemetry", "drain"]),
+    row("cluster", &["table", "config", "net", "telemetry", "drain", "readiness"]),
     row("jobs", &["cluster", "store", "table", "proxy::upstream", "telemetry", "drain"]),
     row("events", &["cluster", "store", "table", "proxy::upstream", "telemetry", "drain"]),
     row("agent", &["cluster::kube", "config", "telemetry", "drain", "signal"]),

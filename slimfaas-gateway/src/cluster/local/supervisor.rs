@@ -19,7 +19,7 @@ use super::ports::Ports;
 use super::process::Launcher;
 use super::replica::{self, Replica, SHUTDOWN_TIMEOUT, Stop};
 use super::state::StateDirectory;
-use crate::cluster::{Cluster, ClusterFuture, ScaleError};
+use crate::cluster::{Cluster, ClusterFuture, ScaleError, Scaling};
 use crate::model::function::{FunctionId, WorkloadKind};
 use crate::model::spec::{Dependency, FunctionSpec};
 use crate::table::view::{Address, Endpoint, Pod, PodState};
@@ -318,14 +318,15 @@ impl LocalCluster {
 impl Cluster for LocalCluster {
     /// More replicas than the function's maximum (`Scale.ReplicaMax`, or else the larger of `ReplicasMin` and
     /// `ReplicasAtStart`) count as that maximum.
-    fn scale<'a>(&'a self, function: &'a FunctionId, replicas: u32) -> ClusterFuture<'a, Result<(), ScaleError>> {
+    fn scale<'a>(&'a self, scaling: &'a Scaling) -> ClusterFuture<'a, Result<(), ScaleError>> {
         Box::pin(async move {
+            let Scaling { function, to: replicas, .. } = scaling;
             let found = self.functions.get(function).ok_or_else(|| ScaleError::Unknown(function.clone()))?;
             match found.entry.runs {
-                Runs::Processes(_) => self.resize(function, found, replicas),
+                Runs::Processes(_) => self.resize(function, found, *replicas),
                 Runs::Elsewhere(_) => {
                     let mut state = found.lock();
-                    state.requested = replicas.min(found.replicas_max);
+                    state.requested = (*replicas).min(found.replicas_max);
                     self.publish(function, found, &state);
                 }
             }

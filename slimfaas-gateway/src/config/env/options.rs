@@ -74,6 +74,8 @@ pub(super) struct Draft {
     pub(super) orchestrator: Choice,
     /// The text of the fixed list.
     pub(super) functions: Option<String>,
+    /// Its default depends on the orchestrator.
+    pub(super) drain_delay: Option<Duration>,
 }
 
 /// The orchestrator that is asked for.
@@ -105,6 +107,8 @@ impl Draft {
         };
         let config = Config {
             namespace: String::new(),
+            other_namespaces: Vec::new(),
+            pod_name: String::new(),
             cluster: ClusterSource::Kubernetes,
             listen: Listen { address: IpAddr::V6(Ipv6Addr::UNSPECIFIED), ports: Vec::new() },
             traffic_threads: 0,
@@ -113,9 +117,10 @@ impl Draft {
             awake_when_never_called: false,
             limits,
             log: Log { filter: String::new(), format: LogFormat::Text, no_color: false },
+            drain_delay: Duration::ZERO,
             drain_timeout: Duration::ZERO,
         };
-        Self { config, orchestrator: Choice::Unsaid, functions: None }
+        Self { config, orchestrator: Choice::Unsaid, functions: None, drain_delay: None }
     }
 }
 
@@ -142,6 +147,30 @@ pub(super) const OPTIONS: &[Opt] = &[
         is_list: false,
         reads: Reads::Text("a namespace's name", |draft, text| {
             draft.config.namespace = values::namespace(text)?;
+            Ok(())
+        }),
+    },
+    Opt {
+        name: "SlimFaas__Namespaces",
+        old: &["SLIMFAAS_NAMESPACES"],
+        default: "",
+        doc: "Further namespaces whose functions are served, as `/function/{name}.{namespace}/…`. The gateway's service \
+              account needs the same Role in each.",
+        is_list: true,
+        reads: Reads::Text("namespaces, separated by commas", |draft, text| {
+            let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
+            draft.config.other_namespaces = names.map(values::namespace).collect::<Result<_, _>>()?;
+            Ok(())
+        }),
+    },
+    Opt {
+        name: "SlimFaas__Hostname",
+        old: &["HOSTNAME"],
+        default: "slimfaas-0",
+        doc: "This gateway's name among its peers. In a pod, the pod's name, which Kubernetes puts there.",
+        is_list: false,
+        reads: Reads::Text("a pod's name", |draft, text| {
+            draft.config.pod_name = text.trim().to_owned();
             Ok(())
         }),
     },
@@ -241,11 +270,25 @@ pub(super) const OPTIONS: &[Opt] = &[
         }),
     },
     Opt {
+        name: "SlimFaas__DrainDelaySeconds",
+        old: &[],
+        default: "",
+        doc: "How long connections are still accepted after SIGTERM, while `/ready` says no and clients are told to \
+              connect elsewhere: until every node of the cluster has learnt that this pod leaves. When not set: 5 on \
+              Kubernetes, else 0.",
+        is_list: false,
+        reads: Reads::Text("0 to 3600 seconds", |draft, text| {
+            let delay = values::duration(text, &(0..=HOUR_MS)).ok_or("allowed: 0 to 3600 seconds")?;
+            draft.drain_delay = Some(delay);
+            Ok(())
+        }),
+    },
+    Opt {
         name: "SlimFaas__DrainTimeoutSeconds",
         old: &[],
         default: "30",
-        doc: "How long running requests may take to finish after SIGTERM; then they are cut. Kubernetes kills a pod \
-              after 30 seconds unless its `terminationGracePeriodSeconds` says more: raise both together.",
+        doc: "How long running requests may take to finish after that; then they are cut. Kubernetes kills a pod 30 \
+              seconds after SIGTERM unless its `terminationGracePeriodSeconds` says more: it must outlast both.",
         is_list: false,
         reads: Reads::Seconds(0..=HOUR_MS, |draft, time| draft.config.drain_timeout = time),
     },

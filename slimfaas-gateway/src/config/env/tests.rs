@@ -51,6 +51,8 @@ fn the_defaults() {
     };
     let expected = Config {
         namespace: "default".into(),
+        other_namespaces: vec![],
+        pod_name: "slimfaas-0".into(),
         cluster: ClusterSource::Kubernetes,
         listen: Listen { address: "::".parse().expect("an address"), ports: vec![5000] },
         traffic_threads: std::thread::available_parallelism().expect("known here").get(),
@@ -59,6 +61,7 @@ fn the_defaults() {
         awake_when_never_called: false,
         limits,
         log: Log { filter: "info".into(), format: LogFormat::Text, no_color: false },
+        drain_delay: Duration::from_secs(5),
         drain_timeout: Duration::from_secs(30),
     };
     assert_eq!(load([]), Ok(Loaded { config: expected, warnings: vec![] }));
@@ -71,6 +74,9 @@ fn every_field_has_an_option() {
     let mut other = Draft::blank();
     other.config = Config {
         namespace: "x".into(),
+        // Nothing by default, so that there is nothing to replace.
+        other_namespaces: vec![],
+        pod_name: "x".into(),
         cluster: ClusterSource::Local,
         listen: Listen { address: "127.0.0.1".parse().expect("an address"), ports: vec![1] },
         traffic_threads: 99,
@@ -93,6 +99,7 @@ fn every_field_has_an_option() {
             idle_upstream_timeout: second,
         },
         log: Log { filter: "x".into(), format: LogFormat::Json, no_color: false },
+        drain_delay: second,
         drain_timeout: second,
     };
     assert_eq!(load_onto(other, []), load([]));
@@ -220,16 +227,29 @@ fn ranges_hold_at_both_ends() {
 #[test]
 fn which_cluster() {
     const LIST: &str = r#"{"Functions":[{"Name":"a","Url":"http://a:5000"}]}"#;
+    let becomes = |config: &mut Config, cluster| {
+        config.cluster = cluster;
+        config.drain_delay = Duration::ZERO;
+    };
     let fixed = || ClusterSource::Fixed(LIST.to_owned());
     check(&[("SLIMFAAS_ORCHESTRATOR", "kubernetes")], |_| {}, &[]);
+    check(
+        &[("SLIMFAAS_NAMESPACES", "a, b"), ("HOSTNAME", "slimfaas-2"), ("SlimFaas__DrainDelaySeconds", "1.5")],
+        |config| {
+            config.other_namespaces = vec!["a".into(), "b".into()];
+            config.pod_name = "slimfaas-2".into();
+            config.drain_delay = Duration::from_millis(1500);
+        },
+        &[],
+    );
     for name in ["Local", "Process"] {
-        check(&[("SlimFaas__Orchestrator", name)], |config| config.cluster = ClusterSource::Local, &[]);
+        check(&[("SlimFaas__Orchestrator", name)], |config| becomes(config, ClusterSource::Local), &[]);
     }
-    check(&[("MOCK_KUBERNETES_FUNCTIONS", LIST)], |config| config.cluster = fixed(), &[]);
-    check(&[("SlimFaas__MockKubernetesFunctions", LIST)], |config| config.cluster = fixed(), &[]);
+    check(&[("MOCK_KUBERNETES_FUNCTIONS", LIST)], |config| becomes(config, fixed()), &[]);
+    check(&[("SlimFaas__MockKubernetesFunctions", LIST)], |config| becomes(config, fixed()), &[]);
     check(
         &[("MOCK_KUBERNETES_FUNCTIONS", LIST), ("SLIMFAAS_ORCHESTRATOR", "Mock")],
-        |config| config.cluster = fixed(),
+        |config| becomes(config, fixed()),
         &[],
     );
     check(

@@ -30,7 +30,7 @@ const SCRAPING: &str = "this version does not scale by metrics";
 const EXPORT: &str = "this version exports no telemetry; scrape /metrics";
 const OVERLOAD: &str = "this version sheds no load by CPU use";
 const DATA: &str = "this version stores no data";
-const KUBERNETES: &str = "this version does not speak to Kubernetes";
+const KUBECONFIG: &str = "outside of a pod, KUBECONFIG is used by itself";
 const NO_POLLING: &str = "changes are watched, nothing is polled";
 const NO_TLS: &str = "functions are reached without TLS";
 const LOCAL: &str = "the local mode has its manifest instead";
@@ -41,8 +41,6 @@ pub(super) const UNUSED: &[Unused] = &[
     renamed("SlimFaas__BaseSlimDataUrl", "BASE_SLIMDATA_URL", QUEUE),
     renamed("SlimFaas__JobsConfiguration", "SLIMFAAS_JOBS_CONFIGURATION", JOBS),
     renamed("SlimFaas__AllowUnsecureSsl", "SLIMFAAS_ALLOW_UNSECURE_SSL", NO_TLS),
-    renamed("SlimFaas__Namespaces", "SLIMFAAS_NAMESPACES", KUBERNETES),
-    unused("SlimFaas__Hostname", "the name of the host is not needed"),
     unused("SlimFaas__WebSocketPort", SOCKETS),
     unused("SlimFaas__EnableFront", FRONT),
     unused("SlimFaas__RateLimiting__Enabled", OVERLOAD),
@@ -79,7 +77,7 @@ pub(super) const UNUSED: &[Unused] = &[
     unused("SlimFaas__Local__NumberParallelRequest", LOCAL),
     unused("SlimFaas__Process__SupervisorUrl", LOCAL),
     unused("SlimFaas__Process__Token", LOCAL),
-    unused("UseKubeConfig", KUBERNETES),
+    unused("UseKubeConfig", KUBECONFIG),
     unused("Data__DefaultVisibility", DATA),
     unused("OpenTelemetry__Enable", EXPORT),
     unused("OpenTelemetry__Endpoint", EXPORT),

@@ -5,8 +5,10 @@
     reason = "the suites stand outside of the gateway: they own their environment, clock and sockets"
 )]
 
+pub mod http1;
 pub mod http2;
 pub mod process;
+pub mod report;
 pub mod require;
 pub mod tools;
 pub mod websocket;

@@ -6,7 +6,7 @@
 
 mod loopback {
     mod backend;
-    mod client;
+    use slimfaas_tests::http1 as client;
     mod gateway;
 
     mod ending;

@@ -87,12 +87,11 @@ pub async fn kubernetes(config: &Config) -> Result<Source, KubernetesError> {
     };
     let cluster = KubeCluster::connect(options, Arc::clone(&table)).await?;
     let running = Arc::clone(&cluster);
-    let knows_all = watch::Sender::new(true).subscribe();
     Ok(Source {
         table,
         callers: Arc::<KubeCluster>::clone(&cluster),
         dependency_changes: Some(cluster.dependency_changes()),
-        authority: Authority::new(cluster.leads(), knows_all),
+        authority: Authority::new(cluster.leads(), cluster.is_alone()),
         worker: Box::new(move |readiness, end| {
             // Before the first poll, so that there is no moment at which it seems ready.
             let listed = readiness.block("the first list of functions and pods from the API server");

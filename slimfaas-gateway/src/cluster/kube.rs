@@ -62,6 +62,7 @@ pub struct KubeCluster {
     dependencies: watch::Sender<u64>,
     peers: watch::Sender<Arc<[Peer]>>,
     leads: watch::Sender<bool>,
+    alone: watch::Sender<bool>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -83,6 +84,7 @@ impl KubeCluster {
             dependencies: watch::Sender::new(0),
             peers: watch::Sender::new(Arc::new([])),
             leads: watch::Sender::new(false),
+            alone: watch::Sender::new(true),
             options,
         }))
     }
@@ -100,6 +102,11 @@ impl KubeCluster {
     /// Whether this node does what only one may do.
     pub fn leads(&self) -> watch::Receiver<bool> {
         self.leads.subscribe()
+    }
+
+    /// Whether there is no other gateway node.
+    pub fn is_alone(&self) -> watch::Receiver<bool> {
+        self.alone.subscribe()
     }
 
     fn index(&self) -> MutexGuard<'_, Index> {

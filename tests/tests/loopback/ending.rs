@@ -139,3 +139,26 @@ fn a_client_of_a_draining_gateway_is_told_to_connect_anew() -> Result<()> {
     assert_eq!(answer.header("connection"), Some("close"));
     Ok(())
 }
+
+#[test]
+fn a_gateway_that_leaves_says_so_before_it_refuses() -> Result<()> {
+    let (function, _scratch) = start_example("f")?;
+    let mut gateway = Fixed::at(function.address).set("SlimFaas__DrainDelaySeconds", 2).start()?;
+    let address = gateway.address;
+    let mut kept = Connection::open(address)?;
+    kept.send("GET /function/f/hello/x HTTP/1.1\r\nHost: h\r\n\r\n")?;
+    assert_eq!(kept.answer()?.header("connection"), None);
+    let ended = std::thread::spawn(move || (gateway.terminate().map(|status| status.code()), gateway));
+    eventually("not ready any more", LIMIT, || {
+        Ok((super::client::get(address, "/ready")?.status == 503).then_some(()))
+    })?;
+    // New and old connections are served, and told to go elsewhere.
+    let answer = super::client::get(address, "/function/f/hello/x")?;
+    assert_eq!((answer.status, answer.header("connection")), (200, Some("close")));
+    kept.send("GET /function/f/hello/x HTTP/1.1\r\nHost: h\r\n\r\n")?;
+    let answer = kept.answer()?;
+    assert_eq!((answer.status, answer.header("connection")), (200, Some("close")));
+    let (code, gateway) = ended.join().expect("no panic");
+    assert_eq!(code?, Some(0), "{}", gateway.log());
+    Ok(())
+}

@@ -239,6 +239,8 @@ impl Worker {
         };
         let mut peers: Vec<Peer> = others.filter_map(peer).collect();
         peers.sort_by(|one, other| one.name.cmp(&other.name));
+        let alone = peers.is_empty();
+        self.cluster.alone.send_if_modified(|known| std::mem::replace(known, alone) != alone);
         self.cluster.peers.send_if_modified(|known| {
             let changed = **known != *peers;
             if changed {

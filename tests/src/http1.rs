@@ -13,31 +13,31 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(10);
 
 /// One connection to the gateway.
-pub(super) struct Connection {
+pub struct Connection {
     reader: BufReader<TcpStream>,
 }
 
 /// One response, read to its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Answer {
-    pub(super) status: u16,
+pub struct Answer {
+    pub status: u16,
     /// Status line and headers, with their line ends and the empty line.
-    pub(super) head: String,
-    pub(super) body: Vec<u8>,
+    pub head: String,
+    pub body: Vec<u8>,
 }
 
 impl Answer {
     /// The value of the first header `name` (lowercase).
-    pub(super) fn header(&self, name: &str) -> Option<&str> {
+    pub fn header(&self, name: &str) -> Option<&str> {
         header(&self.head, name)
     }
 
-    pub(super) fn text(&self) -> String {
+    pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
     /// All bytes, but for when they were sent.
-    pub(super) fn without_date(&self) -> String {
+    pub fn without_date(&self) -> String {
         let lines = self.head.split_inclusive("\r\n");
         let head: String = lines.map(|line| if line.starts_with("date: ") { "date: \r\n" } else { line }).collect();
         head + &self.text()
@@ -45,13 +45,13 @@ impl Answer {
 }
 
 /// The value of the first header `name` (lowercase) of a head.
-pub(super) fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
+pub fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
     let lines = head.split("\r\n").skip(1).filter_map(|line| line.split_once(':'));
     lines.filter(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim()).next()
 }
 
 impl Connection {
-    pub(super) fn open(address: SocketAddr) -> Result<Self> {
+    pub fn open(address: SocketAddr) -> Result<Self> {
         let stream = TcpStream::connect_timeout(&address, TIMEOUT).context("the gateway takes no connection")?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(TIMEOUT))?;
@@ -59,16 +59,16 @@ impl Connection {
         Ok(Self { reader: BufReader::new(stream) })
     }
 
-    pub(super) fn stream(&self) -> &TcpStream {
+    pub fn stream(&self) -> &TcpStream {
         self.reader.get_ref()
     }
 
-    pub(super) fn send(&mut self, bytes: impl AsRef<[u8]>) -> Result<()> {
+    pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> Result<()> {
         self.reader.get_mut().write_all(bytes.as_ref()).context("cannot send")
     }
 
     /// Status line and headers, up to the empty line.
-    pub(super) fn head(&mut self) -> Result<String> {
+    pub fn head(&mut self) -> Result<String> {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
             let read = self.reader.read_until(b'\n', &mut head).context("no response")?;
@@ -77,7 +77,7 @@ impl Connection {
         String::from_utf8(head).context("a head that is no UTF-8")
     }
 
-    pub(super) fn answer(&mut self) -> Result<Answer> {
+    pub fn answer(&mut self) -> Result<Answer> {
         let head = self.head()?;
         let status = status_of(&head)?;
         let body = if matches!(status, 100..=199 | 204 | 304) { Vec::new() } else { self.body(&head)? };
@@ -103,7 +103,7 @@ impl Connection {
     }
 
     /// The next chunk of a chunked body; `None` is its end.
-    pub(super) fn chunk(&mut self) -> Result<Option<Vec<u8>>> {
+    pub fn chunk(&mut self) -> Result<Option<Vec<u8>>> {
         let size = self.line()?;
         let size = usize::from_str_radix(&size, 16).with_context(|| format!("no chunk size: {size:?}"))?;
         if size == 0 {
@@ -118,28 +118,28 @@ impl Connection {
     }
 
     /// A line without its end.
-    pub(super) fn line(&mut self) -> Result<String> {
+    pub fn line(&mut self) -> Result<String> {
         let mut line = String::new();
         ensure!(self.reader.read_line(&mut line)? > 0, "the connection ended");
         Ok(line.trim_end_matches(['\r', '\n']).to_owned())
     }
 
     /// Exactly this many bytes.
-    pub(super) fn bytes(&mut self, count: usize) -> Result<Vec<u8>> {
+    pub fn bytes(&mut self, count: usize) -> Result<Vec<u8>> {
         let mut bytes = vec![0; count];
         self.reader.read_exact(&mut bytes).context("the connection ended early")?;
         Ok(bytes)
     }
 
     /// Reads and forgets exactly this many bytes.
-    pub(super) fn skip(&mut self, count: u64) -> Result<()> {
+    pub fn skip(&mut self, count: u64) -> Result<()> {
         let skipped = std::io::copy(&mut self.reader.by_ref().take(count), &mut std::io::sink())?;
         ensure!(skipped == count, "{skipped} bytes instead of {count}");
         Ok(())
     }
 
     /// Everything until the gateway closes the connection; a reset is a close.
-    pub(super) fn rest(&mut self) -> Result<Vec<u8>> {
+    pub fn rest(&mut self) -> Result<Vec<u8>> {
         let mut rest = Vec::new();
         match self.reader.read_to_end(&mut rest) {
             Ok(_) => Ok(rest),
@@ -149,23 +149,23 @@ impl Connection {
     }
 }
 
-pub(super) fn status_of(head: &str) -> Result<u16> {
+pub fn status_of(head: &str) -> Result<u16> {
     let status = head.strip_prefix("HTTP/1.1 ").or_else(|| head.strip_prefix("HTTP/1.0 "));
     let status = status.and_then(|rest| rest.get(..3)).and_then(|digits| digits.parse().ok());
     status.with_context(|| format!("no status line: {head:?}"))
 }
 
 /// One call on a connection of its own, without a body.
-pub(super) fn call(address: SocketAddr, method: &str, target: impl Display) -> Result<Answer> {
+pub fn call(address: SocketAddr, method: &str, target: impl Display) -> Result<Answer> {
     request(address, &format!("{method} {target} HTTP/1.1\r\nHost: gateway\r\n\r\n"))
 }
 
-pub(super) fn get(address: SocketAddr, target: impl Display) -> Result<Answer> {
+pub fn get(address: SocketAddr, target: impl Display) -> Result<Answer> {
     call(address, "GET", target)
 }
 
 /// A call with a body of known length.
-pub(super) fn post(address: SocketAddr, target: &str, body: &[u8]) -> Result<Answer> {
+pub fn post(address: SocketAddr, target: &str, body: &[u8]) -> Result<Answer> {
     let mut connection = Connection::open(address)?;
     let length = body.len();
     connection.send(format!("POST {target} HTTP/1.1\r\nHost: gateway\r\nContent-Length: {length}\r\n\r\n"))?;
@@ -174,14 +174,14 @@ pub(super) fn post(address: SocketAddr, target: &str, body: &[u8]) -> Result<Ans
 }
 
 /// These bytes on a connection of their own, and what answers them.
-pub(super) fn request(address: SocketAddr, bytes: &str) -> Result<Answer> {
+pub fn request(address: SocketAddr, bytes: &str) -> Result<Answer> {
     let mut connection = Connection::open(address)?;
     connection.send(bytes)?;
     connection.answer()
 }
 
 /// Waits until `look` finds something.
-pub(super) fn eventually<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+pub fn eventually<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     let deadline = Instant::now() + limit;
     loop {
         if let Some(found) = look()? {

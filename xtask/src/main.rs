@@ -3,6 +3,8 @@
 
 mod bench;
 mod ci;
+mod cluster;
+mod image;
 mod process;
 mod steps;
 mod terminal;
@@ -36,6 +38,11 @@ enum Command {
     Bench(bench::Bench),
     /// Fetch the conformance suites that the black-box tests run: h2spec and Autobahn
     Tools,
+    /// A real Kubernetes cluster on this machine, for tests and trials; needs root
+    #[command(subcommand)]
+    Cluster(cluster::Cluster),
+    /// Images of the gateway, the agent and the example function, made without Docker
+    Image(image::Options),
     /// A closed-loop HTTP/1.1 client; `bench sync` runs it as a process of its own
     #[command(hide = true)]
     BenchLoad(bench::load::Options),
@@ -45,6 +52,9 @@ enum Command {
     /// Become another program that ends when this one's parent does
     #[command(hide = true)]
     Bound(process::Bound),
+    /// Become a process of the cluster, which outlives this one's parent
+    #[command(hide = true)]
+    ClusterProcess(cluster::processes::Detached),
 }
 
 fn main() -> ExitCode {
@@ -68,6 +78,9 @@ fn run(command: Command) -> Result<bool> {
         Command::Tools => tools::install_all().map(|()| true),
         Command::BenchLoad(options) => bench::load::run(&options).map(|()| true),
         Command::BenchBackend => bench::backend::run().map(|()| true),
+        Command::Cluster(command) => cluster::run(command),
+        Command::Image(options) => image::run(&options).map(|()| true),
+        Command::ClusterProcess(process) => Err(process.exec()),
         Command::Bound(bound) => Err(bound.exec()),
     }
 }

@@ -130,11 +130,20 @@ pub(crate) fn gateway_binary(root: &Path) -> Result<PathBuf> {
         ensure!(path.is_file(), "{BINARY} names {}, which is no file", path.display());
         return Ok(path);
     }
-    let build = ["build", "--release", "--package", "slimfaas-gateway", "--bin", "slimfaas"];
+    release_binary(root, "slimfaas")
+}
+
+/// One of the gateway's programs as it is released, built now.
+pub(crate) fn release_binary(root: &Path, name: &str) -> Result<PathBuf> {
+    let build = ["build", "--release", "--package", "slimfaas-gateway", "--bin", name];
     let status = cargo(root, &build).status().context("cannot run cargo")?;
-    ensure!(status.success(), "the gateway does not build");
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |dir| root.join(dir));
-    Ok(target.join("release/slimfaas"))
+    ensure!(status.success(), "{name} does not build");
+    Ok(target_folder(root).join("release").join(name))
+}
+
+/// Where cargo puts what it builds.
+pub(crate) fn target_folder(root: &Path) -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |dir| root.join(dir))
 }
 
 /// Cargo, the one that runs us, in the repository's root.

@@ -1,0 +1,205 @@
+//! `cargo xtask cluster`: a real Kubernetes cluster on this machine, without a registry, a Docker engine or a virtual
+//! machine: etcd, API server, controllers, scheduler, and nodes with containerd, kubelet and kube-proxy.
+//!
+//! Every process of it lives in one control group, and everything that nodes mount in mount namespaces of their own, so
+//! that `down` ends and removes all of it whatever state it is in, and touches nothing else. There is one cluster on a
+//! machine. It needs root.
+
+mod access;
+mod binaries;
+mod cgroups;
+mod client;
+mod control_plane;
+mod lifecycle;
+mod network;
+mod node;
+mod plan;
+pub(crate) mod processes;
+mod settings;
+mod state;
+mod storage;
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use clap::Subcommand;
+
+use crate::terminal::{Colour, line, paint, progress};
+use crate::{image, process, repository, test};
+use binaries::Programs;
+use client::Client;
+use plan::{NODES_MAX, Node};
+use state::State;
+
+/// For a stopped part to finish what it does.
+const GRACE: Duration = Duration::from_secs(10);
+/// The cluster to use, as every client of Kubernetes reads it.
+const KUBECONFIG: &str = "KUBECONFIG";
+
+#[derive(Subcommand)]
+pub(crate) enum Cluster {
+    /// Start a cluster, in place of one that this command started before
+    Up {
+        /// Nodes; each after the first is a network namespace of its own
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=i64::from(NODES_MAX)))]
+        nodes: u8,
+    },
+    /// End and remove everything of the cluster; its logs stay
+    Down,
+    /// Say what runs, and whether the nodes are ready
+    Status,
+    /// Give every node the images in these archives
+    LoadImage {
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
+    /// End one process of the cluster, for tests of failures: `kube-apiserver`, `node-2-kubelet`, …
+    Stop { part: String },
+    /// Start a process again that was stopped
+    Start { part: String },
+}
+
+/// Returns whether all is well.
+pub(crate) fn run(command: Cluster) -> Result<bool> {
+    process::catch_interrupts()?;
+    let state = State::at(&test::target_folder(&repository()))?;
+    match command {
+        Cluster::Up { nodes } => up(&state, nodes).map(|client| {
+            line(&format!("export KUBECONFIG={}", client.kubeconfig.display()));
+            true
+        }),
+        Cluster::Down => down(&state).map(|()| true),
+        Cluster::Status => status(&state),
+        Cluster::LoadImage { files } => load_images(&state, &files).map(|()| true),
+        Cluster::Stop { part } => processes::find(&state, &part)?.end(GRACE).map(|()| true),
+        Cluster::Start { part } => processes::restart(&state, &part).map(|_| true),
+    }
+}
+
+fn up(state: &State, nodes: u8) -> Result<Client> {
+    lifecycle::check_machine()?;
+    let programs = Programs::obtain()?;
+    let pause = image::build_pause()?;
+    let _lock = lifecycle::lock()?;
+    lifecycle::check_owner(state)?;
+    let start = Instant::now();
+    lifecycle::tear_down(state).context("what a former cluster left cannot be removed")?;
+    let client = lifecycle::Start { state, programs: &programs, nodes, pause }.run()?;
+    progress(&format!("{nodes} node(s) ready in {:.1} s", start.elapsed().as_secs_f64()));
+    Ok(client)
+}
+
+fn down(state: &State) -> Result<()> {
+    lifecycle::check_machine()?;
+    let _lock = lifecycle::lock()?;
+    lifecycle::check_owner(state)?;
+    let start = Instant::now();
+    lifecycle::tear_down(state)?;
+    progress(&format!("nothing is left of the cluster, after {:.1} s", start.elapsed().as_secs_f64()));
+    Ok(())
+}
+
+fn status(state: &State) -> Result<bool> {
+    if let Some(record) = lifecycle::running()?
+        && record.owner != state.folder()
+    {
+        line(&format!("the cluster of {} runs on this machine", record.owner.display()));
+    }
+    let parts = processes::all(state)?;
+    if parts.is_empty() {
+        line("no cluster: cargo xtask cluster up");
+        return Ok(false);
+    }
+    let mut is_well = true;
+    let verdict = |well: bool| if well { paint(Colour::Green, "ok  ") } else { paint(Colour::Red, "DOWN") };
+    for (name, part) in parts {
+        let alive = part.is_alive();
+        let mebibytes = processes::resident_bytes(part.id).filter(|_| alive).unwrap_or_default() >> 20;
+        line(&format!("  {} {name:<26} process {:>7}  {mebibytes:>4} MiB", verdict(alive), part.id));
+        is_well &= alive;
+    }
+    let client = lifecycle::client(state, binaries::folder()?.join("kubectl"));
+    match client.nodes() {
+        Ok(nodes) => {
+            for node in nodes {
+                line(&format!("  {} {:<26} {}", verdict(node.is_ready), node.name, node.message));
+                is_well &= node.is_ready;
+            }
+        }
+        Err(error) => {
+            line(&format!("  {} nodes: {error:#}", verdict(false)));
+            is_well = false;
+        }
+    }
+    line(&format!("export KUBECONFIG={}", client.kubeconfig.display()));
+    Ok(is_well)
+}
+
+fn load_images(state: &State, files: &[PathBuf]) -> Result<()> {
+    let parts = processes::all(state)?;
+    let nodes = Node::all(NODES_MAX).filter_map(|node| {
+        let anchor = parts.iter().find(|(name, part)| *name == node.name() && part.is_alive());
+        anchor.map(|(_, anchor)| (node, anchor.id))
+    });
+    let nodes: Vec<(Node, u32)> = nodes.collect();
+    ensure!(!nodes.is_empty(), "no cluster runs: cargo xtask cluster up");
+    for file in files {
+        for (node, anchor) in &nodes {
+            node::import_image(*anchor, file).with_context(|| node.name())?;
+        }
+        progress(&format!("loaded {}", file.display()));
+    }
+    Ok(())
+}
+
+/// A cluster that tests may use, with the images of this repository on its nodes. Dropping it takes down what was
+/// started for it.
+pub(crate) struct TestCluster {
+    pub(crate) kubeconfig: PathBuf,
+    pub(crate) kubectl: PathBuf,
+    pub(crate) helm: PathBuf,
+    /// The cluster that we started, and nobody else.
+    started: Option<State>,
+}
+
+impl TestCluster {
+    /// The cluster that `KUBECONFIG` names (whose images are its owner's business), the one that runs already, or one
+    /// that is started now.
+    pub(crate) fn obtain(images: &[PathBuf]) -> Result<Self> {
+        let folder = binaries::folder()?;
+        let helm = binaries::helm()?;
+        let with =
+            |kubeconfig, started| Self { kubeconfig, kubectl: folder.join("kubectl"), helm: helm.clone(), started };
+        if let Some(named) = std::env::var_os(KUBECONFIG).filter(|value| !value.is_empty()) {
+            return Ok(with(named.into(), None));
+        }
+        let state = State::at(&test::target_folder(&repository()))?;
+        lifecycle::check_machine()?;
+        let cluster = if lifecycle::running()?.is_some_and(|record| record.owner == state.folder()) {
+            with(state.kubeconfig(), None)
+        } else {
+            let client = up(&state, 1)?;
+            with(client.kubeconfig, Some(state.clone()))
+        };
+        load_images(&state, images)?;
+        Ok(cluster)
+    }
+
+    /// Whether this machine cannot make one, and why; nothing is started.
+    pub(crate) fn reason_against() -> Option<String> {
+        let named = std::env::var_os(KUBECONFIG).is_some_and(|value| !value.is_empty());
+        let check = if named { Ok(()) } else { lifecycle::check_machine() };
+        check.err().map(|error| format!("{error:#}"))
+    }
+}
+
+impl Drop for TestCluster {
+    fn drop(&mut self) {
+        if let Some(state) = &self.started
+            && let Err(error) = down(state)
+        {
+            crate::terminal::failure(&format!("the tests' cluster cannot be taken down: {error:#}"));
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! `cargo xtask image`: images of this repository's programs, made without Docker and without the network. For those
+//! who have Docker there is `deploy/docker/Dockerfile`.
+
+mod archive;
+mod base;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use clap::{Args, ValueEnum};
+
+use crate::terminal::line;
+use crate::{repository, test};
+use archive::{Image, Layer};
+
+/// The image that holds a pod's namespaces.
+pub(crate) const PAUSE: &str = "slimfaas-pause:dev";
+/// Its program, which needs neither this workspace nor a system below it.
+const PAUSE_SOURCE: &str = "xtask/pause/pause.rs";
+
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Make only these
+    names: Vec<Name>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Name {
+    /// The gateway
+    #[value(name = "slimfaas")]
+    Gateway,
+    /// The node agent
+    #[value(name = "slimfaas-agent")]
+    Agent,
+    /// The example function
+    #[value(name = "slimfaas-example")]
+    Example,
+    /// What holds a pod's namespaces
+    #[value(name = "slimfaas-pause")]
+    Pause,
+}
+
+impl Name {
+    /// What runs on a cluster; the pause image is loaded by `cluster up`.
+    const WORKLOADS: &[Self] = &[Self::Gateway, Self::Agent, Self::Example];
+
+    fn reference(self) -> &'static str {
+        match self {
+            Self::Gateway => "slimfaas:dev",
+            Self::Agent => "slimfaas-agent:dev",
+            Self::Example => "slimfaas-example:dev",
+            Self::Pause => PAUSE,
+        }
+    }
+
+    fn file(self) -> String {
+        self.reference().replace(":dev", ".tar")
+    }
+
+    fn title(self) -> &'static str {
+        match self {
+            Self::Gateway => "SlimFaas",
+            Self::Agent => "SlimFaas node agent",
+            Self::Example => "SlimFaas example function",
+            Self::Pause => "SlimFaas pause",
+        }
+    }
+}
+
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let all = Name::value_variants();
+    let names = if options.names.is_empty() { all } else { &options.names };
+    build(names).map(|_| ())
+}
+
+/// The images of what runs on a cluster.
+pub(crate) fn build_workloads() -> Result<Vec<PathBuf>> {
+    build(Name::WORKLOADS)
+}
+
+pub(crate) fn build_pause() -> Result<PathBuf> {
+    let folder = folder()?;
+    write(&folder, Name::Pause, &pause_image(&folder)?)
+}
+
+fn folder() -> Result<PathBuf> {
+    let folder = test::target_folder(&repository()).join("images");
+    fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    Ok(folder)
+}
+
+/// Makes the images; returns their archives.
+fn build(names: &[Name]) -> Result<Vec<PathBuf>> {
+    let folder = folder()?;
+    let mut files = Vec::new();
+    let wants_programs = names.iter().any(|name| *name != Name::Pause);
+    let programs = if wants_programs { Some(Programs::build()?) } else { None };
+    for name in names {
+        let image = match &programs {
+            Some(programs) if *name != Name::Pause => programs.image(*name)?,
+            _ => pause_image(&folder)?,
+        };
+        files.push(write(&folder, *name, &image)?);
+    }
+    Ok(files)
+}
+
+fn write(folder: &Path, name: Name, image: &Image) -> Result<PathBuf> {
+    let archive = image.archive()?;
+    let file = folder.join(name.file());
+    let partial = folder.join(format!("{}.partial", name.file()));
+    fs::write(&partial, &archive.bytes).with_context(|| format!("cannot write {}", partial.display()))?;
+    fs::rename(&partial, &file)?;
+    let mebibytes = archive.bytes.len() as f64 / f64::from(1 << 20);
+    line(&format!("{} {mebibytes:.1} MiB {} {}", name.reference(), archive.digest, file.display()));
+    Ok(file)
+}
+
+/// The programs of one build, and the layer that all their images share.
+struct Programs {
+    gateway: PathBuf,
+    agent: PathBuf,
+    base: Layer,
+}
+
+impl Programs {
+    fn build() -> Result<Self> {
+        let root = repository();
+        let (gateway, agent) = (test::gateway_binary(&root)?, test::release_binary(&root, "slimfaas-agent")?);
+        let base = base::layer(&[gateway.clone(), agent.clone()])?;
+        Ok(Self { gateway, agent, base })
+    }
+
+    fn image(&self, name: Name) -> Result<Image> {
+        let (binary, program) = match name {
+            Name::Agent => (&self.agent, "/usr/bin/slimfaas-agent"),
+            Name::Gateway | Name::Example | Name::Pause => (&self.gateway, "/usr/bin/slimfaas"),
+        };
+        let mut layer = Layer::default();
+        let content = fs::read(binary).with_context(|| format!("cannot read {}", binary.display()))?;
+        layer.file(program, 0o755, content)?;
+        let mut entrypoint = vec![program.to_owned()];
+        let mut command = Vec::new();
+        match name {
+            Name::Example => entrypoint.push("example-function".to_owned()),
+            Name::Gateway => command.push("gateway".to_owned()),
+            Name::Agent | Name::Pause => {}
+        }
+        // The agent loads kernel programs: capabilities that a pod grants reach a program of another user than root
+        // only as ambient ones, which Kubernetes cannot grant.
+        let user = if name == Name::Agent { "0:0" } else { base::NONROOT };
+        Ok(image(name, vec![self.base.clone(), layer], user, entrypoint, command))
+    }
+}
+
+fn image(name: Name, layers: Vec<Layer>, user: &'static str, entrypoint: Vec<String>, command: Vec<String>) -> Image {
+    let labels = vec![
+        ("title", name.title().to_owned()),
+        ("version", env!("CARGO_PKG_VERSION").to_owned()),
+        ("licenses", env!("CARGO_PKG_LICENSE").to_owned()),
+    ];
+    Image { reference: name.reference().to_owned(), layers, user, entrypoint, command, labels }
+}
+
+fn pause_image(folder: &Path) -> Result<Image> {
+    let mut layer = Layer::default();
+    layer.file("/pause", 0o755, pause_program(folder)?)?;
+    Ok(image(Name::Pause, vec![layer], base::NONROOT, vec!["/pause".to_owned()], Vec::new()))
+}
+
+/// Compiles the pause program: static, so that its image needs no layer below it.
+fn pause_program(folder: &Path) -> Result<Vec<u8>> {
+    let (source, program) = (repository().join(PAUSE_SOURCE), folder.join("pause"));
+    let compiler = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let mut rustc = Command::new(compiler);
+    rustc.args(["--edition=2024", "-Copt-level=s", "-Cpanic=abort", "-Cstrip=symbols", "-Clto=fat"]);
+    rustc.args(["-Ccodegen-units=1", "-Ctarget-feature=+crt-static"]);
+    // A pod's address space is its own: a fixed place spares the relocations.
+    rustc.arg("-Crelocation-model=static").arg("-o").arg(&program).arg(&source);
+    let status = rustc.current_dir(repository()).stdin(Stdio::null()).status().context("cannot run rustc")?;
+    ensure!(status.success(), "the pause program does not compile: a static C library is needed (libc6-dev)");
+    fs::read(&program).context("cannot read the pause program")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_sources_give_the_same_pause_image() {
+        let build = |number: u8| {
+            let folder = std::env::temp_dir().join(format!("slimfaas-image-{}-{number}", std::process::id()));
+            fs::create_dir(&folder).expect("a new folder");
+            let archive = pause_image(&folder).and_then(|image| image.archive());
+            fs::remove_dir_all(&folder).expect("our folder");
+            archive.expect("it can be built")
+        };
+        let (one, other) = (build(1), build(2));
+        assert_eq!(one.digest, other.digest);
+        assert!(one.bytes == other.bytes);
+    }
+
+    #[test]
+    fn images_of_one_build_share_their_base_and_only_the_agent_is_root() {
+        // Any program will do: this one is linked to the same libraries.
+        let own = std::env::current_exe().expect("this program has a file");
+        let programs = || {
+            let base = base::layer(std::slice::from_ref(&own)).expect("its libraries are there");
+            Programs { gateway: own.clone(), agent: own.clone(), base }
+        };
+        let images = programs();
+        let image = |name| images.image(name).expect("it can be made");
+        assert_eq!(image(Name::Gateway).layers[0], image(Name::Agent).layers[0]);
+        let users = [Name::Gateway, Name::Example, Name::Agent].map(|name| image(name).user);
+        assert_eq!(users, ["65532:65532", "65532:65532", "0:0"]);
+        assert_eq!(image(Name::Example).entrypoint, ["/usr/bin/slimfaas", "example-function"]);
+        let digest = |image: Image| image.archive().expect("it can be archived").digest;
+        let again = programs().image(Name::Gateway).expect("it can be made");
+        assert_eq!(digest(image(Name::Gateway)), digest(again));
+    }
+}

@@ -53,7 +53,7 @@ fn volume(node: Node, number: usize) -> Value {
         "metadata": { "name": format!("{}-{number}", node.name()) },
         "spec": {
             "capacity": { "storage": "10Gi" },
-            "accessModes": ["ReadWriteOnce", "ReadWriteOncePod"],
+            "accessModes": ["ReadWriteOnce"],
             "storageClassName": NAME,
             "persistentVolumeReclaimPolicy": "Retain",
             "local": { "path": format!("{}/{}", node::FOLDER, folder(number)) },

@@ -84,6 +84,8 @@ pub(crate) fn controllers(state: &State, binaries: &Binaries<'_>) -> [Part; 2] {
         format!("--service-account-private-key-file={}", file(state, "service-accounts.key")),
         "--use-service-account-credentials=true".to_owned(),
         "--allocate-node-cidrs=false".to_owned(),
+        // Made where it does not exist: not at its usual place on the machine.
+        format!("--flex-volume-plugin-dir={}", state.folder().join("volume-plugins").display()),
     ]);
     let scheduler = common(Identity::scheduler());
     let binary = |name: &str| binaries.kubernetes.join(name);

@@ -1,7 +1,7 @@
 //! A cluster's beginning and end. What begins halfway is taken down by the same code as what ran for days, and by the
 //! next beginning when this one was killed.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -207,14 +207,18 @@ pub(crate) fn tear_down(state: &State) -> Result<()> {
         }
     }
     Record::forget()?;
-    let left = left_behind()?;
+    let left = left_behind(state)?;
     ensure!(left.is_empty(), "left behind: {}", left.join(", "));
     Ok(())
 }
 
 /// Names of everything on the machine that a cluster makes.
-fn left_behind() -> Result<Vec<String>> {
+fn left_behind(state: &State) -> Result<Vec<String>> {
     let mut left = network::left()?;
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").context("cannot read the mount table")?;
+    let points =
+        mounts.lines().filter_map(|line| line.split(' ').nth(4)).filter(|at| Path::new(at).starts_with(state.folder()));
+    left.extend(points.map(|point| format!("mount {point}")));
     left.extend(cgroups::members()?.iter().map(|id| format!("process {id}")));
     left.extend(cgroups::left()?.iter().map(|group| format!("control group {}", group.display())));
     if Record::is_left() {

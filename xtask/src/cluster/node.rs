@@ -18,7 +18,7 @@ use crate::image;
 pub(crate) const FOLDER: &str = "/run/node";
 
 /// Folders of the machine that a node covers with its own. They must exist to be covered.
-pub(crate) const COVERED: &[&str] = &["/var/lib/cni"];
+pub(crate) const COVERED: &[&str] = &["/var/lib/cni", "/var/lib/kubelet"];
 
 /// Runs as the node's first process, with the node's folder as `$1`, and holds its namespaces open.
 ///
@@ -27,13 +27,16 @@ pub(crate) const COVERED: &[&str] = &["/var/lib/cni"];
 /// are shared among the node's own namespaces only.
 const ANCHOR: &str = r#"
 set -eu
-mount --make-rshared /
-mount -t tmpfs -o mode=755 node /run
+# Without -n, mount keeps notes in the machine's /run.
+mount -n --make-rshared /
+mount -n -t tmpfs -o mode=755 node /run
 mkdir -p /run/node /run/netns /run/lock
-mount --bind "$1" /run/node
-mount -t tmpfs -o mode=755 node /var/log
-mount -t tmpfs -o mode=755 node /var/lib/cni
-if [ -d /sys/fs/bpf ]; then mount -t bpf -o mode=700 bpf /sys/fs/bpf; fi
+mount -n --bind "$1" /run/node
+mkdir -p /run/node/kubelet
+mount -n --bind /run/node/kubelet /var/lib/kubelet
+mount -n -t tmpfs -o mode=755 node /var/log
+mount -n -t tmpfs -o mode=755 node /var/lib/cni
+if [ -d /sys/fs/bpf ]; then mount -n -t bpf -o mode=700 bpf /sys/fs/bpf; fi
 echo 1 > /proc/sys/net/ipv4/ip_forward
 filtered=/proc/sys/net/bridge/bridge-nf-call-iptables
 if [ -e $filtered ]; then echo 1 > $filtered; fi
@@ -125,8 +128,6 @@ pub(crate) fn kubelet(state: &State, node: Node, kubernetes: &Path) -> Vec<Strin
         kubernetes.join("kubelet").display().to_string(),
         format!("--config={FOLDER}/kubelet.json"),
         format!("--kubeconfig={}", Identity::kubelet(node).kubeconfig(state).display()),
-        format!("--root-dir={FOLDER}/kubelet"),
-        format!("--cert-dir={FOLDER}/kubelet/pki"),
         format!("--hostname-override={}", node.name()),
         format!("--node-ip={}", node.address()),
     ]

@@ -27,7 +27,7 @@ use clap::Subcommand;
 
 use crate::terminal::{Colour, line, paint, progress};
 use crate::{image, process, repository, test};
-use binaries::Programs;
+use binaries::{Clients, Programs};
 use client::Client;
 use plan::{NODES_MAX, Node};
 use state::State;
@@ -55,7 +55,12 @@ pub(crate) enum Cluster {
         files: Vec<PathBuf>,
     },
     /// End one process of the cluster, for tests of failures: `kube-apiserver`, `node-2-kubelet`, …
-    Stop { part: String },
+    Stop {
+        part: String,
+        /// As in a crash, instead of asking it to end first
+        #[arg(long)]
+        kill: bool,
+    },
     /// Start a process again that was stopped
     Start { part: String },
 }
@@ -72,7 +77,10 @@ pub(crate) fn run(command: Cluster) -> Result<bool> {
         Cluster::Down => down(&state).map(|()| true),
         Cluster::Status => status(&state),
         Cluster::LoadImage { files } => load_images(&state, &files).map(|()| true),
-        Cluster::Stop { part } => processes::find(&state, &part)?.end(GRACE).map(|()| true),
+        Cluster::Stop { part, kill } => {
+            let grace = if kill { Duration::ZERO } else { GRACE };
+            processes::find(&state, &part)?.end(grace).map(|()| true)
+        }
         Cluster::Start { part } => processes::restart(&state, &part).map(|_| true),
     }
 }
@@ -164,34 +172,36 @@ pub(crate) struct TestCluster {
 }
 
 impl TestCluster {
-    /// The cluster that `KUBECONFIG` names (whose images are its owner's business), the one that runs already, or one
-    /// that is started now.
-    pub(crate) fn obtain(images: &[PathBuf]) -> Result<Self> {
-        let folder = binaries::folder()?;
-        let helm = binaries::helm()?;
-        let with =
-            |kubeconfig, started| Self { kubeconfig, kubectl: folder.join("kubectl"), helm: helm.clone(), started };
-        if let Some(named) = std::env::var_os(KUBECONFIG).filter(|value| !value.is_empty()) {
-            return Ok(with(named.into(), None));
-        }
+    /// The cluster that `KUBECONFIG` names, the one of this repository that runs already, or one that is started now.
+    /// Where it is ours, its nodes get the images; what another one has is its owner's business.
+    pub(crate) fn obtain() -> Result<Self> {
+        let Clients { kubectl, helm } = Clients::obtain()?;
         let state = State::at(&test::target_folder(&repository()))?;
-        lifecycle::check_machine()?;
-        let cluster = if lifecycle::running()?.is_some_and(|record| record.owner == state.folder()) {
-            with(state.kubeconfig(), None)
-        } else {
-            let client = up(&state, 1)?;
-            with(client.kubeconfig, Some(state.clone()))
-        };
-        load_images(&state, images)?;
+        let named = named_kubeconfig();
+        if let Some(kubeconfig) = named.filter(|named| *named != state.kubeconfig()) {
+            return Ok(Self { kubeconfig, kubectl, helm, started: None });
+        }
+        let images = image::build_workloads()?;
+        let runs = lifecycle::running()?.is_some_and(|record| record.owner == state.folder());
+        let started = if runs { None } else { Some(state.clone()) };
+        if started.is_some() {
+            up(&state, 1)?;
+        }
+        // Made before what may fail, so that it is taken down then too.
+        let cluster = Self { kubeconfig: state.kubeconfig(), kubectl, helm, started };
+        load_images(&state, &images)?;
         Ok(cluster)
     }
 
     /// Whether this machine cannot make one, and why; nothing is started.
     pub(crate) fn reason_against() -> Option<String> {
-        let named = std::env::var_os(KUBECONFIG).is_some_and(|value| !value.is_empty());
-        let check = if named { Ok(()) } else { lifecycle::check_machine() };
+        let check = named_kubeconfig().map_or_else(lifecycle::check_machine, |_| Ok(()));
         check.err().map(|error| format!("{error:#}"))
     }
+}
+
+fn named_kubeconfig() -> Option<PathBuf> {
+    std::env::var_os(KUBECONFIG).filter(|value| !value.is_empty()).map(PathBuf::from)
 }
 
 impl Drop for TestCluster {

@@ -10,14 +10,19 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 
+use crate::cluster::TestCluster;
 use crate::steps::{Steps, Tally, cargo_test, check};
 use crate::terminal::{coloured, line};
-use crate::{repository, tidy, tools};
+use crate::{process, repository, tidy, tools};
 
 /// Suites that must not skip: `all`, or their names with commas between. `slimfaas_tests::require` reads it too.
 pub(crate) const REQUIRE: &str = "SLIMFAAS_REQUIRE";
 /// The gateway that black-box suites start.
 pub(crate) const BINARY: &str = "SLIMFAAS_BIN";
+/// The suite that runs on Kubernetes.
+const E2E: &str = "e2e";
+/// Tells that suite why there is no cluster.
+const NO_CLUSTER: &str = "SLIMFAAS_NO_CLUSTER";
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -45,10 +50,26 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
             let tests = ["test", "--package", "slimfaas-tests", "--test", suite];
             let mut command = cargo(&root, &tests);
             command.env(BINARY, &binary).env(tools::FOLDER, tools::folder()?);
-            steps.run(suite, || cargo_test(&mut command));
+            match suite.as_str() {
+                E2E => steps.run(suite, || on_a_cluster(&mut command)),
+                _ => steps.run(suite, || cargo_test(&mut command)),
+            }
         }
     }
     Ok(steps.summarize())
+}
+
+/// Runs a suite with a cluster, if this machine can make one: else the suite says itself that it cannot run.
+fn on_a_cluster(command: &mut Command) -> Result<Tally> {
+    if let Some(reason) = TestCluster::reason_against() {
+        return cargo_test(command.env(NO_CLUSTER, reason));
+    }
+    // From here on Ctrl-C must take down what it finds.
+    process::catch_interrupts()?;
+    let cluster = TestCluster::obtain()?;
+    command.env("KUBECONFIG", &cluster.kubeconfig);
+    command.env("SLIMFAAS_KUBECTL", &cluster.kubectl).env("SLIMFAAS_HELM", &cluster.helm);
+    cargo_test(command)
 }
 
 /// Everything that needs no running gateway.
@@ -119,7 +140,7 @@ fn suites(root: &Path, wanted: &[String]) -> Result<Vec<String>> {
 
 /// What needs least runs first.
 fn order(suite: &str) -> usize {
-    let known = ["loopback", "protocol", "sim", "crash", "kernel", "e2e"];
+    let known = ["loopback", "protocol", "sim", "crash", "kernel", E2E];
     known.iter().position(|name| *name == suite).unwrap_or(known.len())
 }
 

@@ -120,7 +120,7 @@ impl Programs {
             etcd: find("etcd")?,
             containerd: find("containerd")?,
             cni: find_cni().context("the network plugins are installed and cannot be found")?,
-            kubernetes: build()?,
+            kubernetes: build(|_| true)?,
         })
     }
 }
@@ -136,9 +136,18 @@ pub(crate) fn folder() -> Result<PathBuf> {
     Ok(std::path::absolute(folder)?)
 }
 
-/// Helm, where it is built.
-pub(crate) fn helm() -> Result<PathBuf> {
-    Ok(folder()?.join(format!("helm{HELM_SUFFIX}")))
+/// What tests speak to a cluster with.
+pub(crate) struct Clients {
+    pub(crate) kubectl: PathBuf,
+    pub(crate) helm: PathBuf,
+}
+
+impl Clients {
+    /// Builds them where they are missing.
+    pub(crate) fn obtain() -> Result<Self> {
+        let folder = build(|name| ["kubectl", "helm"].contains(&name))?;
+        Ok(Self { kubectl: folder.join("kubectl"), helm: folder.join(format!("helm{HELM_SUFFIX}")) })
+    }
 }
 
 /// A program on the path or in the folders of an administrator's programs.
@@ -191,15 +200,16 @@ fn run_apt(apt: &Path, arguments: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Builds what the cache lacks; returns its folder.
-fn build() -> Result<PathBuf> {
+/// Builds what the cache lacks of the programs that are wanted; returns its folder.
+fn build(is_wanted: impl Fn(&str) -> bool) -> Result<PathBuf> {
     let folder = folder()?;
-    if missing_programs(&folder).is_empty() {
+    let missing_programs = || missing_programs(&folder).into_iter().filter(|(_, name)| is_wanted(name));
+    if missing_programs().next().is_none() {
         return Ok(folder);
     }
     let _lock = Lock::take(&folder.join("build.lock"), "another build of Kubernetes")?;
     // Looked at again: the other build may have left nothing to do.
-    let work = missing_programs(&folder);
+    let work: Vec<_> = missing_programs().collect();
     let is_first = work.iter().any(|(_, name)| *name == control_plane::API_SERVER);
     if is_first {
         progress(&format!(

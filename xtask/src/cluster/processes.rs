@@ -21,6 +21,8 @@ use crate::process::POLL;
 
 /// For a process to have become the program that it was started as.
 const START_TIMEOUT: Duration = Duration::from_secs(5);
+/// For a killed process to be gone.
+const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Arguments of the hidden command `cluster-process`.
 #[derive(Args)]
@@ -91,10 +93,11 @@ impl Process {
         start_time(self.id) == Some(self.start)
     }
 
-    /// Asks the process to end, insists after `grace`, and waits until it has. That it has ended already is as good.
+    /// Asks the process to end, insists after `grace` (at once where that is zero), and waits until it has. That it has ended already is as good.
     pub(crate) fn end(&self, grace: Duration) -> Result<()> {
         let Some(handle) = self.handle()? else { return Ok(()) };
-        for (signal, wait) in [(Signal::TERM, grace), (Signal::KILL, grace)] {
+        let steps = [(Signal::TERM, grace), (Signal::KILL, KILL_TIMEOUT)];
+        for (signal, wait) in steps.into_iter().filter(|(_, wait)| !wait.is_zero()) {
             match pidfd_send_signal(&handle, signal) {
                 Err(rustix::io::Errno::SRCH) => return Ok(()),
                 sent => sent.with_context(|| format!("cannot signal process {}", self.id))?,

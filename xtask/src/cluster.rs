@@ -10,6 +10,7 @@ mod binaries;
 mod cgroups;
 mod client;
 mod control_plane;
+mod dns;
 mod lifecycle;
 mod network;
 mod node;

@@ -50,8 +50,16 @@ impl Identity {
         Self { user: "system:kube-proxy".to_owned(), groups: &[] }
     }
 
+    pub(crate) fn dns() -> Self {
+        Self { user: "system:coredns".to_owned(), groups: &[] }
+    }
+
     pub(crate) fn kubelet(node: Node) -> Self {
         Self { user: format!("system:node:{}", node.name()), groups: &["system:nodes"] }
+    }
+
+    pub(crate) fn user(&self) -> &str {
+        &self.user
     }
 
     /// The identity's file, which names the server, the authority and the token.
@@ -93,8 +101,13 @@ pub(crate) fn create(state: &State, nodes: impl Iterator<Item = Node> + Clone) -
     write_private(&folder.join("service-accounts.key"), &key.serialize_pem())?;
     write_private(&folder.join("service-accounts.pub"), &key.public_key_pem())?;
 
-    let components =
-        [Identity::administrator(), Identity::controller_manager(), Identity::scheduler(), Identity::proxy()];
+    let components = [
+        Identity::administrator(),
+        Identity::controller_manager(),
+        Identity::scheduler(),
+        Identity::proxy(),
+        Identity::dns(),
+    ];
     let mut tokens = String::new();
     for identity in components.into_iter().chain(nodes.map(Identity::kubelet)) {
         let token = random_token()?;

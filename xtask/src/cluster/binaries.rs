@@ -8,8 +8,8 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::control_plane;
 use super::state::Lock;
+use super::{control_plane, dns};
 use crate::terminal::progress;
 
 /// Overrides where built programs are kept.
@@ -17,6 +17,8 @@ const FOLDER: &str = "SLIMFAAS_KUBE_CACHE";
 const KUBERNETES: &str = "1.34.2";
 const HELM: &str = "3.19.5";
 const HELM_SUFFIX: &str = "-v3.19.5";
+const COREDNS: &str = "1.13.1";
+const COREDNS_SUFFIX: &str = "-v1.13.1";
 
 /// The modules that pin all dependencies, and what is built from them, what takes least first.
 const MODULES: &[Module] = &[
@@ -59,6 +61,18 @@ const MODULES: &[Module] = &[
             ("helm.sh/helm/v3/pkg/lint/rules.k8sVersionMajor", "1"),
             ("helm.sh/helm/v3/pkg/lint/rules.k8sVersionMinor", "34"),
         ],
+    },
+    Module {
+        files: &[
+            ("go.mod", include_str!("../../coredns/go.mod")),
+            ("go.sum", include_str!("../../coredns/go.sum")),
+            ("main.go", include_str!("../../coredns/main.go")),
+        ],
+        // The module's own program: CoreDNS with the plugins that we use.
+        packages: "slimfaas/",
+        programs: &[dns::NAME],
+        suffix: COREDNS_SUFFIX,
+        settings: &[],
     },
 ];
 
@@ -107,8 +121,9 @@ pub(crate) struct Programs {
     pub(crate) containerd: PathBuf,
     /// The folder of the network plugins.
     pub(crate) cni: PathBuf,
-    /// The folder of what we built.
+    /// The folder of Kubernetes' programs.
     pub(crate) kubernetes: PathBuf,
+    pub(crate) dns: PathBuf,
 }
 
 impl Programs {
@@ -116,11 +131,13 @@ impl Programs {
     pub(crate) fn obtain() -> Result<Self> {
         install_packages()?;
         let find = |name| find(name).with_context(|| format!("{name} is installed and cannot be found"));
+        let built = build(|_| true)?;
         Ok(Self {
             etcd: find("etcd")?,
             containerd: find("containerd")?,
             cni: find_cni().context("the network plugins are installed and cannot be found")?,
-            kubernetes: build(|_| true)?,
+            dns: built.join(format!("{}{COREDNS_SUFFIX}", dns::NAME)),
+            kubernetes: built,
         })
     }
 }
@@ -213,7 +230,7 @@ fn build(is_wanted: impl Fn(&str) -> bool) -> Result<PathBuf> {
     let is_first = work.iter().any(|(_, name)| *name == control_plane::API_SERVER);
     if is_first {
         progress(&format!(
-            "building Kubernetes {KUBERNETES} and Helm {HELM} into {}: some 20 minutes, once",
+            "building Kubernetes {KUBERNETES}, Helm {HELM} and CoreDNS {COREDNS} into {}: some 20 minutes, once",
             folder.display()
         ));
     }
@@ -258,6 +275,8 @@ mod tests {
         assert!(pins(&MODULES[0], &format!("k8s.io/kubernetes v{KUBERNETES}")));
         assert!(pins(&MODULES[1], &format!("helm.sh/helm/v3 v{HELM}")));
         assert!(MODULES[0].flags().contains(&format!("gitVersion=v{KUBERNETES} ")));
+        assert!(pins(&MODULES[2], &format!("github.com/coredns/coredns v{COREDNS}")));
+        assert_eq!(COREDNS_SUFFIX, format!("-v{COREDNS}"));
         assert_eq!(HELM_SUFFIX, format!("-v{HELM}"));
         assert!(MODULES[1].flags().contains(&format!("version.version=v{HELM} ")));
         let gateway = include_str!("../../kubernetes/require.go");

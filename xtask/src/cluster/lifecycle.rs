@@ -12,7 +12,7 @@ use super::control_plane::{self, Binaries};
 use super::plan::Node;
 use super::processes::{self, Process};
 use super::state::{Lock, Record, State};
-use super::{access, cgroups, network, node, settings, storage};
+use super::{access, cgroups, dns, network, node, settings, storage};
 use crate::process::{check_interrupted, interrupted};
 use crate::terminal::progress;
 
@@ -85,6 +85,8 @@ impl Start<'_> {
         for (node, anchor) in anchors {
             self.start_pods(node, anchor)?;
         }
+        client.apply(&dns::access())?;
+        start(dns::part(state, &self.programs.dns)?)?;
         client.apply(&volumes)?;
         self.await_ready(&client)?;
         Ok(client)

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::access::{Identity, file};
 use super::plan::{self, Node};
 use super::state::State;
-use super::{cgroups, network};
+use super::{cgroups, dns, network};
 use crate::image;
 
 /// How a node sees its own folder ([`State::node`]): short, because a socket's path may have 107 bytes only.
@@ -76,7 +76,7 @@ pub(crate) fn configure(state: &State, node: Node, cni_plugins: &Path) -> Result
     write("containerd.toml", &containerd_config(cni_plugins))?;
     write("cni/10-pods.conflist", &format!("{:#}\n", network::pod_network_config(node)))?;
     write("kubelet.json", &format!("{:#}\n", kubelet_config(state, node)))?;
-    // Pods without cluster DNS ask whom the machine asks. Its own file may point into /run.
+    // Where pods that refuse the cluster's DNS ask. The machine's own file may point into /run.
     let resolvers = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
     write("resolv.conf", &resolvers)
 }
@@ -158,6 +158,8 @@ fn kubelet_config(state: &State, node: Node) -> Value {
         "makeIPTablesUtilChains": false,
         "podLogsDir": format!("{FOLDER}/pod-logs"),
         "volumePluginDir": format!("{FOLDER}/volume-plugins"),
+        "clusterDNS": [Node::FIRST.address()],
+        "clusterDomain": dns::DOMAIN,
         "resolvConf": format!("{FOLDER}/resolv.conf"),
         // The machine's disk is shared with everything else on it: how full it is must not end pods, nor remove
         // images, which nobody could fetch again.

@@ -12,6 +12,7 @@ mod client;
 mod control_plane;
 mod dns;
 mod lifecycle;
+mod lock;
 mod network;
 mod node;
 mod plan;
@@ -30,6 +31,7 @@ use crate::terminal::{Colour, line, paint, progress};
 use crate::{image, process, repository, test};
 use binaries::{Clients, Programs};
 use client::Client;
+use lock::MachineLock;
 use plan::{NODES_MAX, Node};
 use state::State;
 
@@ -90,7 +92,7 @@ fn up(state: &State, nodes: u8) -> Result<Client> {
     lifecycle::check_machine()?;
     let programs = Programs::obtain()?;
     let pause = image::build_pause()?;
-    let _lock = lifecycle::lock()?;
+    let _lock = MachineLock::take()?;
     lifecycle::check_owner(state)?;
     let start = Instant::now();
     lifecycle::tear_down(state).context("what a former cluster left cannot be removed")?;
@@ -101,7 +103,7 @@ fn up(state: &State, nodes: u8) -> Result<Client> {
 
 fn down(state: &State) -> Result<()> {
     lifecycle::check_machine()?;
-    let _lock = lifecycle::lock()?;
+    let _lock = MachineLock::take()?;
     lifecycle::check_owner(state)?;
     let start = Instant::now();
     lifecycle::tear_down(state)?;

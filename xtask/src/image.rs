@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 
-use crate::terminal::line;
+use crate::terminal::{failure, line};
 use crate::{repository, test};
 use archive::{Image, Layer};
 
@@ -81,41 +81,55 @@ pub(crate) fn build_workloads() -> Result<Vec<PathBuf>> {
 }
 
 pub(crate) fn build_pause() -> Result<PathBuf> {
-    let folder = folder()?;
-    write(&folder, Name::Pause, &pause_image(&folder)?)
+    Ok(build(&[Name::Pause])?.remove(0))
 }
 
-fn folder() -> Result<PathBuf> {
-    let folder = test::target_folder(&repository()).join("images");
-    fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    Ok(folder)
+/// Where the archives are, and a folder below it of this run alone, removed when dropped.
+struct Workshop {
+    archives: PathBuf,
+    scratch: PathBuf,
+}
+
+impl Workshop {
+    fn new(archives: PathBuf) -> Result<Self> {
+        let scratch = archives.join(format!("{}.partial", std::process::id()));
+        fs::create_dir_all(&scratch).with_context(|| format!("cannot create {}", scratch.display()))?;
+        Ok(Self { archives, scratch })
+    }
+
+    fn write(&self, name: Name, image: &Image) -> Result<PathBuf> {
+        let archive = image.archive()?;
+        let (file, partial) = (self.archives.join(name.file()), self.scratch.join(name.file()));
+        fs::write(&partial, &archive.bytes).with_context(|| format!("cannot write {}", partial.display()))?;
+        fs::rename(&partial, &file)?;
+        let mebibytes = archive.bytes.len() as f64 / f64::from(1 << 20);
+        line(&format!("{} {mebibytes:.1} MiB {} {}", name.reference(), archive.digest, file.display()));
+        Ok(file)
+    }
+}
+
+impl Drop for Workshop {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.scratch) {
+            failure(&format!("cannot remove {}: {error}", self.scratch.display()));
+        }
+    }
 }
 
 /// Makes the images; returns their archives.
 fn build(names: &[Name]) -> Result<Vec<PathBuf>> {
-    let folder = folder()?;
+    let workshop = Workshop::new(test::target_folder(&repository()).join("images"))?;
+    let needs_programs = names.iter().any(|name| *name != Name::Pause);
+    let programs = if needs_programs { Some(Programs::build()?) } else { None };
     let mut files = Vec::new();
-    let wants_programs = names.iter().any(|name| *name != Name::Pause);
-    let programs = if wants_programs { Some(Programs::build()?) } else { None };
     for name in names {
         let image = match &programs {
-            Some(programs) if *name != Name::Pause => programs.image(*name)?,
-            _ => pause_image(&folder)?,
+            Some(programs) if *name != Name::Pause => programs.image(*name, &workshop.scratch)?,
+            _ => pause_image(&workshop.scratch)?,
         };
-        files.push(write(&folder, *name, &image)?);
+        files.push(workshop.write(*name, &image)?);
     }
     Ok(files)
-}
-
-fn write(folder: &Path, name: Name, image: &Image) -> Result<PathBuf> {
-    let archive = image.archive()?;
-    let file = folder.join(name.file());
-    let partial = folder.join(format!("{}.partial", name.file()));
-    fs::write(&partial, &archive.bytes).with_context(|| format!("cannot write {}", partial.display()))?;
-    fs::rename(&partial, &file)?;
-    let mebibytes = archive.bytes.len() as f64 / f64::from(1 << 20);
-    line(&format!("{} {mebibytes:.1} MiB {} {}", name.reference(), archive.digest, file.display()));
-    Ok(file)
 }
 
 /// The programs of one build, and the layer that all their images share.
@@ -133,13 +147,13 @@ impl Programs {
         Ok(Self { gateway, agent, base })
     }
 
-    fn image(&self, name: Name) -> Result<Image> {
+    fn image(&self, name: Name, scratch: &Path) -> Result<Image> {
         let (binary, program) = match name {
             Name::Agent => (&self.agent, "/usr/bin/slimfaas-agent"),
             Name::Gateway | Name::Example | Name::Pause => (&self.gateway, "/usr/bin/slimfaas"),
         };
         let mut layer = Layer::default();
-        layer.file(program, 0o755, without_debugger_data(binary)?)?;
+        layer.file(program, 0o755, without_debugger_data(binary, scratch)?)?;
         let mut entrypoint = vec![program.to_owned()];
         let mut command = Vec::new();
         match name {
@@ -155,8 +169,8 @@ impl Programs {
 }
 
 /// The program as it runs: line numbers are two thirds of it, and nobody debugs in the image.
-fn without_debugger_data(binary: &Path) -> Result<Vec<u8>> {
-    let stripped = binary.with_extension("stripped");
+fn without_debugger_data(binary: &Path, scratch: &Path) -> Result<Vec<u8>> {
+    let stripped = scratch.join("stripped");
     let mut strip = Command::new("strip");
     strip.args(["--strip-debug", "-o"]).arg(&stripped).arg(binary);
     let status = strip.status().context("cannot run strip, which is part of binutils")?;
@@ -173,15 +187,15 @@ fn image(name: Name, layers: Vec<Layer>, user: &'static str, entrypoint: Vec<Str
     Image { reference: name.reference().to_owned(), layers, user, entrypoint, command, labels }
 }
 
-fn pause_image(folder: &Path) -> Result<Image> {
+fn pause_image(scratch: &Path) -> Result<Image> {
     let mut layer = Layer::default();
-    layer.file("/pause", 0o755, pause_program(folder)?)?;
+    layer.file("/pause", 0o755, pause_program(scratch)?)?;
     Ok(image(Name::Pause, vec![layer], base::NONROOT, vec!["/pause".to_owned()], Vec::new()))
 }
 
 /// Compiles the pause program: static, so that its image needs no layer below it.
-fn pause_program(folder: &Path) -> Result<Vec<u8>> {
-    let (source, program) = (repository().join(PAUSE_SOURCE), folder.join("pause"));
+fn pause_program(scratch: &Path) -> Result<Vec<u8>> {
+    let (source, program) = (repository().join(PAUSE_SOURCE), scratch.join("pause"));
     let compiler = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let mut rustc = Command::new(compiler);
     rustc.args(["--edition=2024", "-Copt-level=s", "-Cpanic=abort", "-Cstrip=symbols", "-Ccodegen-units=1"]);
@@ -197,16 +211,21 @@ fn pause_program(folder: &Path) -> Result<Vec<u8>> {
 mod tests {
     use super::*;
 
+    /// A workshop that is gone after the test.
+    fn workshop(test: &str) -> Workshop {
+        let archives = std::env::temp_dir();
+        let scratch = archives.join(format!("slimfaas-image-{}-{test}", std::process::id()));
+        fs::create_dir(&scratch).expect("a new folder");
+        Workshop { archives, scratch }
+    }
+
     #[test]
     fn the_same_sources_give_the_same_pause_image() {
-        let build = |number: u8| {
-            let folder = std::env::temp_dir().join(format!("slimfaas-image-{}-{number}", std::process::id()));
-            fs::create_dir(&folder).expect("a new folder");
-            let archive = pause_image(&folder).and_then(|image| image.archive());
-            fs::remove_dir_all(&folder).expect("our folder");
-            archive.expect("it can be built")
+        let build = |test| {
+            let image = pause_image(&workshop(test).scratch).expect("it can be built");
+            image.archive().expect("it can be archived")
         };
-        let (one, other) = (build(1), build(2));
+        let (one, other) = (build("one"), build("other"));
         assert_eq!(one.digest, other.digest);
         assert!(one.bytes == other.bytes);
     }
@@ -219,14 +238,14 @@ mod tests {
             let base = base::layer(std::slice::from_ref(&own)).expect("its libraries are there");
             Programs { gateway: own.clone(), agent: own.clone(), base }
         };
-        let images = programs();
-        let image = |name| images.image(name).expect("it can be made");
+        let (images, workshop) = (programs(), workshop("shared"));
+        let image = |name| images.image(name, &workshop.scratch).expect("it can be made");
         assert_eq!(image(Name::Gateway).layers[0], image(Name::Agent).layers[0]);
         let users = [Name::Gateway, Name::Example, Name::Agent].map(|name| image(name).user);
         assert_eq!(users, ["65532:65532", "65532:65532", "0:0"]);
         assert_eq!(image(Name::Example).entrypoint, ["/usr/bin/slimfaas", "example-function"]);
         let digest = |image: Image| image.archive().expect("it can be archived").digest;
-        let again = programs().image(Name::Gateway).expect("it can be made");
+        let again = programs().image(Name::Gateway, &workshop.scratch).expect("it can be made");
         assert_eq!(digest(image(Name::Gateway)), digest(again));
     }
 }

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::state::Lock;
+use super::lock::BuildLock;
 use super::{control_plane, dns};
 use crate::terminal::progress;
 
@@ -224,7 +224,7 @@ fn build(is_wanted: impl Fn(&str) -> bool) -> Result<PathBuf> {
     if missing_programs().next().is_none() {
         return Ok(folder);
     }
-    let _lock = Lock::take(&folder.join("build.lock"), "another build of Kubernetes")?;
+    let _lock = BuildLock::take(&folder)?;
     // Looked at again: the other build may have left nothing to do.
     let work: Vec<_> = missing_programs().collect();
     let is_first = work.iter().any(|(_, name)| *name == control_plane::API_SERVER);

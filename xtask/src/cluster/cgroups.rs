@@ -60,15 +60,12 @@ pub(crate) fn node_group(node: Node) -> String {
     format!("/{NAME}/{}", node.name())
 }
 
-/// Fails, saying why, where no groups can be made.
+/// Fails, saying why, where no groups can be made. It tries with a group of this process alone.
 pub(crate) fn check() -> Result<()> {
-    let group = tracking_group()?;
-    fs::create_dir_all(&group)
-        .with_context(|| format!("control groups are needed: cannot create {}", group.display()))?;
-    let can_kill = group.join("cgroup.kill").is_file();
-    if members()?.is_empty() {
-        remove()?;
-    }
+    let trial = tracking_group()?.with_file_name(format!("{NAME}-trial-{}", std::process::id()));
+    fs::create_dir(&trial).with_context(|| format!("control groups are needed: cannot create {}", trial.display()))?;
+    let can_kill = trial.join("cgroup.kill").is_file();
+    remove_tree(&trial)?;
     ensure!(can_kill, "the kernel cannot kill a control group: Linux 5.14 or newer is needed");
     Ok(())
 }

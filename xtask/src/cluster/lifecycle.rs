@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::binaries::{self, Programs};
+use super::binaries::Programs;
 use super::client::Client;
 use super::control_plane::{self, Binaries};
 use super::plan::Node;
 use super::processes::{self, Process};
-use super::state::{Lock, Record, State};
+use super::state::{Record, State};
 use super::{access, cgroups, dns, network, node, settings, storage};
 use crate::process::{check_interrupted, interrupted};
 use crate::terminal::progress;
@@ -26,11 +26,6 @@ pub(crate) fn check_machine() -> Result<()> {
     ensure!(cfg!(target_os = "linux"), "a cluster needs Linux");
     ensure!(rustix::process::geteuid().is_root(), "a cluster needs root: it makes networks, mounts and control groups");
     cgroups::check()
-}
-
-/// Held by whoever changes the machine's cluster.
-pub(crate) fn lock() -> Result<Lock> {
-    Lock::take(&binaries::folder()?.join("cluster.lock"), "another `cluster up` or `cluster down`")
 }
 
 /// What starts a cluster.

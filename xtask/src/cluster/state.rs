@@ -2,7 +2,7 @@
 //! `/run` for what the machine must remember even when that folder is gone.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
@@ -160,22 +160,6 @@ impl Record {
 
     pub(crate) fn is_left() -> bool {
         Self::file().parent().is_some_and(Path::is_dir)
-    }
-}
-
-/// Held while a cluster is started or taken down, so that two commands never work on the machine at once.
-pub(crate) struct Lock {
-    _file: File,
-}
-
-impl Lock {
-    pub(crate) fn take(file: &Path, wait_for: &str) -> Result<Self> {
-        let opened = File::create(file).with_context(|| format!("cannot create {}", file.display()))?;
-        if opened.try_lock().is_err() {
-            crate::terminal::progress(&format!("waiting for {wait_for}"));
-            opened.lock().with_context(|| format!("cannot lock {}", file.display()))?;
-        }
-        Ok(Self { _file: opened })
     }
 }
 

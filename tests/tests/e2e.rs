@@ -18,5 +18,6 @@ mod e2e {
     mod disruptions;
     mod many;
     mod outage;
+    mod rights;
     mod walkthrough;
 }

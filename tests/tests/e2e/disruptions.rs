@@ -50,9 +50,8 @@ fn rollouts_scaling_and_restarts_fail_no_request() -> Result<()> {
 
     // A pod that dies without a word: only what it was working on may fail.
     let killed = under_load(&site, || {
-        let pods = site.list("pods", "app=fibonacci")?;
-        let name = pods.first().and_then(|pod| pod["metadata"]["name"].as_str()).context("no pod")?;
-        site.kubectl(&["delete", "pod", name, "--grace-period=0", "--force"])?;
+        let crash = site.call("/function/fibonacci/crash")?;
+        assert_eq!(crash.status, 503, "{}", crash.text());
         ready(&site, 2)
     })?;
     report::line(format_args!("a pod is killed: {} requests, failed: {:#?}", killed.requests, killed.failures));

@@ -126,6 +126,8 @@ impl Site {
 
     pub(super) fn request(&self, method: &str, path: &str, body: &str) -> Result<Answer> {
         let mut connection = Connection::open(self.address)?;
+        // Longer than a call may wait for its function.
+        connection.stream().set_read_timeout(Some(Duration::from_secs(180)))?;
         let length = body.len();
         connection.send(format!("{method} {path} HTTP/1.1\r\nhost: e2e\r\ncontent-length: {length}\r\n\r\n{body}"))?;
         connection.answer()

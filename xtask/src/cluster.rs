@@ -170,6 +170,8 @@ pub(crate) struct TestCluster {
     pub(crate) kubeconfig: PathBuf,
     pub(crate) kubectl: PathBuf,
     pub(crate) helm: PathBuf,
+    /// The API server's process, where it is ours: for tests of its absence.
+    pub(crate) api_server: Option<u32>,
     /// The cluster that we started, and nobody else.
     started: Option<State>,
 }
@@ -182,7 +184,7 @@ impl TestCluster {
         let state = State::at(&test::target_folder(&repository()))?;
         let named = named_kubeconfig();
         if let Some(kubeconfig) = named.filter(|named| *named != state.kubeconfig()) {
-            return Ok(Self { kubeconfig, kubectl, helm, started: None });
+            return Ok(Self { kubeconfig, kubectl, helm, api_server: None, started: None });
         }
         let images = image::build_workloads()?;
         let runs = lifecycle::running()?.is_some_and(|record| record.owner == state.folder());
@@ -191,7 +193,8 @@ impl TestCluster {
             up(&state, 1)?;
         }
         // Made before what may fail, so that it is taken down then too.
-        let cluster = Self { kubeconfig: state.kubeconfig(), kubectl, helm, started };
+        let mut cluster = Self { kubeconfig: state.kubeconfig(), kubectl, helm, api_server: None, started };
+        cluster.api_server = Some(processes::find(&state, control_plane::API_SERVER)?.id);
         load_images(&state, &images)?;
         Ok(cluster)
     }

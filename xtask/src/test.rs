@@ -69,6 +69,9 @@ fn on_a_cluster(command: &mut Command) -> Result<Tally> {
     let cluster = TestCluster::obtain()?;
     command.env("KUBECONFIG", &cluster.kubeconfig);
     command.env("SLIMFAAS_KUBECTL", &cluster.kubectl).env("SLIMFAAS_HELM", &cluster.helm);
+    if let Some(id) = cluster.api_server {
+        command.env("SLIMFAAS_APISERVER_PID", id.to_string());
+    }
     cargo_test(command)
 }
 

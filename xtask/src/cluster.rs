@@ -186,6 +186,8 @@ impl TestCluster {
         if let Some(kubeconfig) = named.filter(|named| *named != state.kubeconfig()) {
             return Ok(Self { kubeconfig, kubectl, helm, api_server: None, started: None });
         }
+        // Said before minutes of building.
+        lifecycle::check_owner(&state)?;
         let images = image::build_workloads()?;
         let runs = lifecycle::running()?.is_some_and(|record| record.owner == state.folder());
         let started = if runs { None } else { Some(state.clone()) };

@@ -7,6 +7,7 @@
 
 pub mod http1;
 pub mod http2;
+pub mod manifests;
 pub mod process;
 pub mod report;
 pub mod require;

@@ -16,6 +16,7 @@ mod e2e {
     mod bad_manifests;
     mod cold_starts;
     mod disruptions;
+    mod manifests;
     mod many;
     mod outage;
     mod rights;

@@ -1,0 +1,358 @@
+//! The manifests of `deploy/`, without a cluster: they build, Helm's are kustomize's, and they say nothing that the
+//! gateway does not know. Needs kubectl and Helm, which `cargo xtask cluster up` builds.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use slimfaas_tests::manifests::{Renderer, chart, deploy, objects};
+use slimfaas_tests::process::Scratch;
+use slimfaas_tests::require::skip_or_fail;
+
+/// All that a kustomization or the chart may use; `0.1.0` stands for the workspace's version.
+const IMAGES: &[&str] = &[
+    "slimfaas:0.1.0",
+    "slimfaas:dev",
+    "slimfaas-example:0.1.0",
+    "slimfaas-example:dev",
+    // Those of the original's walkthrough.
+    "axaguildev/fibonacci:pr-77-815",
+    "mysql:8.4",
+];
+
+/// Options that the manifests set although this version of the gateway does not know them.
+const AHEAD: &[&str] = &["SlimFaas__Peer__KeyFile"];
+
+/// Every value of the chart away from its default.
+const EVERYTHING: &[&str] = &[
+    "replicas=3",
+    "namespaces={functions,jobs}",
+    "service.type=NodePort,service.nodePort=30021,service.annotations.a=b",
+    "ingress.enabled=true,ingress.className=nginx,ingress.tlsSecret=certificate,ingress.annotations.a=b",
+    "persistence.enabled=true,persistence.storageClass=fast,persistence.size=5Gi,persistence.whenDeleted=Delete",
+    "peerKey.existingSecret=mine",
+    "extraEnv[0].name=SlimFaas__Log__Format,extraEnv[0].value=json",
+    "image.tag=dev,image.pullPolicy=Never,image.pullSecrets={registry}",
+    "resources.limits.cpu=2,terminationGracePeriodSeconds=60,disruptionBudget.maxUnavailable=50%",
+    "spread.nodes=DoNotSchedule,spread.zones=ScheduleAnyway",
+    "serviceMonitor.enabled=true,serviceMonitor.labels.a=b,serviceAccount.annotations.a=b",
+    "podAnnotations.a=b,podLabels.a=b,nodeSelector.a=b,tolerations[0].operator=Exists,priorityClassName=high",
+];
+
+fn renderer(test: &str) -> Option<Renderer> {
+    Renderer::find().inspect_err(|error| skip_or_fail("manifests", test, format_args!("{error:#}"))).ok()
+}
+
+/// Every folder below `deploy/` with a kustomization that can be applied: components are parts of those.
+fn kustomizations() -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    let mut folders = vec![deploy()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).with_context(|| format!("cannot list {}", folder.display()))? {
+            let path = entry?.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.ends_with("kustomization.yaml")
+                && objects(&fs::read_to_string(&path)?)?[0]["kind"] == "Kustomization"
+            {
+                found.push(folder.clone());
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// What can be installed: a name for messages, and the objects.
+fn everything(renderer: &Renderer) -> Result<Vec<(String, Vec<Value>)>> {
+    let mut all = Vec::new();
+    for folder in kustomizations()? {
+        all.push((folder.display().to_string(), objects(&renderer.kustomize(&folder)?)?));
+    }
+    for values in [&[][..], EVERYTHING] {
+        all.push((format!("the chart with {values:?}"), objects(&renderer.chart("default", values)?)?));
+    }
+    Ok(all)
+}
+
+fn base(renderer: &Renderer) -> Result<Vec<Value>> {
+    objects(&renderer.kustomize(&deploy().join("kustomize/base"))?)
+}
+
+/// `Kind/namespace/name`.
+fn identity(object: &Value) -> String {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let metadata = &object["metadata"];
+    format!("{}/{}/{}", text(&object["kind"]), text(&metadata["namespace"]), text(&metadata["name"]))
+}
+
+fn by_identity(objects: Vec<Value>) -> BTreeMap<String, Value> {
+    objects.into_iter().map(|object| (identity(&object), object)).collect()
+}
+
+fn find<'a>(objects: &'a [Value], wanted: &str) -> Result<&'a Value> {
+    let found = objects.iter().find(|object| identity(object) == wanted);
+    found.with_context(|| format!("no {wanted} in {:?}", objects.iter().map(identity).collect::<Vec<_>>()))
+}
+
+/// Every container of a Deployment or StatefulSet; other objects have none.
+fn containers(object: &Value) -> impl Iterator<Item = &Value> {
+    object["spec"]["template"]["spec"]["containers"].as_array().into_iter().flatten()
+}
+
+#[test]
+fn every_kustomization_builds() -> Result<()> {
+    let Some(renderer) = renderer("every_kustomization_builds") else { return Ok(()) };
+    let names: BTreeSet<String> = kustomizations()?
+        .iter()
+        .map(|folder| Ok(folder.strip_prefix(deploy())?.display().to_string()))
+        .collect::<Result<_>>()?;
+    let overlays = ["dev", "ha", "ingress", "namespaces", "nodeport", "persistent"];
+    let expected = overlays.map(|name| format!("kustomize/overlays/{name}"));
+    let expected = expected.into_iter().chain(
+        ["kustomize/base", "kustomize/components/namespaces/functions", "examples/base", "examples/overlays/dev"]
+            .map(str::to_owned),
+    );
+    assert_eq!(names, expected.collect());
+    for (name, objects) in everything(&renderer)? {
+        for object in &objects {
+            ensure!(object["metadata"]["namespace"].is_string(), "{} of {name} has no namespace", identity(object));
+        }
+        let count = objects.len();
+        assert_eq!(by_identity(objects).len(), count, "{name} has an object twice");
+    }
+    Ok(())
+}
+
+#[test]
+fn the_chart_installs_the_base_and_a_peer_key() -> Result<()> {
+    let Some(renderer) = renderer("the_chart_installs_the_base_and_a_peer_key") else { return Ok(()) };
+    let without_labels = |objects: Vec<Value>| {
+        let strip = |(identity, mut object): (String, Value)| {
+            object["metadata"].as_object_mut().context("an object has metadata")?.remove("labels");
+            Ok((identity, object))
+        };
+        by_identity(objects).into_iter().map(strip).collect::<Result<BTreeMap<_, _>>>()
+    };
+    let mut installed = without_labels(objects(&renderer.chart("default", &[])?)?)?;
+    let secret = installed.remove("Secret/default/slimfaas-peer").context("the chart makes a peer key")?;
+    // 64 characters, in base 64.
+    assert_eq!(secret["data"]["key"].as_str().map(str::len), Some(88));
+    let base = without_labels(base(&renderer)?)?;
+    assert_eq!(installed.keys().collect::<Vec<_>>(), base.keys().collect::<Vec<_>>());
+    for (identity, object) in base {
+        assert_eq!(installed[&identity], object, "{identity}");
+    }
+    Ok(())
+}
+
+#[test]
+fn another_namespace_and_all_components_together() -> Result<()> {
+    let Some(renderer) = renderer("another_namespace_and_all_components_together") else { return Ok(()) };
+    let scratch = Scratch::new("kustomize")?;
+    // kustomize takes no absolute paths.
+    let up = "../".repeat(scratch.path().canonicalize()?.components().count() - 1);
+    let below = |path: &str| format!("{up}{}", deploy().join(path).display().to_string().trim_start_matches('/'));
+    let components = ["ha", "nodeport", "ingress", "persistent"];
+    let kustomization = json!({
+        "apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization", "namespace": "elsewhere",
+        "resources": [below("kustomize/base")],
+        "components": components.map(|name| below(&format!("kustomize/components/{name}"))),
+    });
+    fs::write(scratch.path().join("kustomization.yaml"), kustomization.to_string())?;
+    let objects = objects(&renderer.kustomize(scratch.path())?)?;
+    assert_eq!(objects.len(), base(&renderer)?.len() + 1);
+    for object in &objects {
+        assert_eq!(object["metadata"]["namespace"], "elsewhere", "{}", identity(object));
+    }
+    let binding = find(&objects, "RoleBinding/elsewhere/slimfaas")?;
+    let account = json!([{"kind": "ServiceAccount", "name": "slimfaas", "namespace": "elsewhere"}]);
+    assert_eq!(binding["subjects"], account);
+    let set = &find(&objects, "StatefulSet/elsewhere/slimfaas")?["spec"];
+    assert_eq!(set["replicas"], 3);
+    let kept = set["volumeClaimTemplates"].as_array().map(Vec::len);
+    let volumes: Vec<_> = set["template"]["spec"]["volumes"].as_array().into_iter().flatten().collect();
+    assert_eq!((kept, volumes.len(), &volumes[0]["name"]), (Some(1), 1, &json!("peer-key")));
+    let service = &find(&objects, "Service/elsewhere/slimfaas")?["spec"];
+    assert_eq!((&service["type"], &service["ports"][0]["nodePort"]), (&json!("NodePort"), &json!(30021)));
+    find(&objects, "Ingress/elsewhere/slimfaas").map(drop)
+}
+
+#[test]
+fn every_option_is_in_the_reference() -> Result<()> {
+    let Some(renderer) = renderer("every_option_is_in_the_reference") else { return Ok(()) };
+    let reference = fs::read_to_string(deploy().with_file_name("docs").join("configuration.md"))?;
+    // Those that have an effect.
+    let (reference, _) = reference.split_once("## Accepted, not used").context("the reference has two parts")?;
+    let known: BTreeSet<&str> = reference.split('`').skip(1).step_by(2).collect();
+    for name in AHEAD {
+        assert!(!known.contains(name), "{name} is known by now: take it off the list");
+    }
+    let mut used = BTreeSet::new();
+    for (_, objects) in everything(&renderer)? {
+        let gateways = objects.iter().flat_map(containers).filter(|container| container["name"] == "slimfaas");
+        for variable in gateways.flat_map(|gateway| gateway["env"].as_array().into_iter().flatten()) {
+            used.insert(variable["name"].as_str().context("a variable has a name")?.to_owned());
+        }
+    }
+    let unknown: Vec<_> = used.iter().filter(|name| !known.contains(name.as_str())).collect();
+    assert_eq!(unknown, AHEAD);
+    assert!(used.contains("SlimFaas__Namespaces"), "{used:?}");
+    Ok(())
+}
+
+#[test]
+fn images_are_the_known_ones_of_this_version() -> Result<()> {
+    let Some(renderer) = renderer("images_are_the_known_ones_of_this_version") else { return Ok(()) };
+    let version = env!("CARGO_PKG_VERSION");
+    let mut used = BTreeSet::new();
+    for (name, objects) in everything(&renderer)? {
+        let is_dev = name.ends_with("overlays/dev");
+        for container in objects.iter().flat_map(containers) {
+            let image = container["image"].as_str().context("a container has an image")?;
+            ensure!(!is_dev || (image.ends_with(":dev") && container["imagePullPolicy"] == "Never"), "{name}: {image}");
+            used.insert(image.to_owned());
+        }
+    }
+    let known = IMAGES.iter().map(|image| image.replace("0.1.0", version));
+    assert_eq!(used, known.collect());
+    let chart = &objects(&fs::read_to_string(chart().join("Chart.yaml"))?)?[0];
+    assert_eq!((&chart["version"], &chart["appVersion"]), (&json!(version), &json!(version)));
+    Ok(())
+}
+
+#[test]
+fn rights_are_exactly_these() -> Result<()> {
+    let Some(renderer) = renderer("rights_are_exactly_these") else { return Ok(()) };
+    let everywhere = [
+        json!({"apiGroups": ["apps"], "resources": ["deployments", "statefulsets", "replicasets"], "verbs": ["list", "watch"]}),
+        json!({"apiGroups": ["apps"], "resources": ["deployments/scale", "statefulsets/scale"], "verbs": ["patch"]}),
+        json!({"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]}),
+        json!({"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create", "patch"]}),
+    ];
+    let lease = [
+        json!({"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["create"]}),
+        json!({
+            "apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "resourceNames": ["slimfaas"],
+            "verbs": ["get", "update"],
+        }),
+    ];
+    let own = Value::from([&everywhere[..], &lease[..]].concat());
+    let mut others = 0;
+    for (name, objects) in everything(&renderer)? {
+        for role in objects.iter().filter(|object| object["kind"].as_str().is_some_and(|kind| kind.ends_with("Role"))) {
+            // Never a ClusterRole: what one namespace's gateway may do ends there.
+            assert_eq!(role["kind"], "Role", "{name}");
+            let is_own = role["metadata"]["namespace"] == "default";
+            others += usize::from(!is_own);
+            let expected = if is_own { &own } else { &Value::from(&everywhere[..]) };
+            assert_eq!(&role["rules"], expected, "{} of {name}", identity(role));
+        }
+        // Each Role has its binding, to the account of the one gateway.
+        for binding in objects.iter().filter(|object| object["kind"] == "RoleBinding") {
+            let account = json!([{"kind": "ServiceAccount", "name": "slimfaas", "namespace": "default"}]);
+            assert_eq!(binding["subjects"], account, "{name}");
+            let metadata = &binding["metadata"];
+            assert_eq!(binding["roleRef"]["name"], metadata["name"], "{name}");
+            find(&objects, &identity(binding).replace("RoleBinding/", "Role/")).with_context(|| name.clone())?;
+        }
+    }
+    // The component by itself and in its overlay, and two namespaces of the chart.
+    assert_eq!(others, 4);
+    Ok(())
+}
+
+#[test]
+fn pods_of_this_repository_need_no_privilege() -> Result<()> {
+    let Some(renderer) = renderer("pods_of_this_repository_need_no_privilege") else { return Ok(()) };
+    for (name, objects) in everything(&renderer)? {
+        for object in &objects {
+            let pod = &object["spec"]["template"]["spec"];
+            for container in containers(object) {
+                let image = container["image"].as_str().unwrap_or_default();
+                if !image.starts_with("slimfaas") || image == "slimfaas-example:dev" {
+                    continue;
+                }
+                let what = format!("{} of {name}", identity(object));
+                let expected = json!({
+                    "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true, "capabilities": {"drop": ["ALL"]},
+                });
+                assert_eq!(container["securityContext"], expected, "{what}");
+                assert_eq!(pod["securityContext"]["runAsNonRoot"], true, "{what}");
+                assert_eq!(pod["securityContext"]["seccompProfile"], json!({"type": "RuntimeDefault"}), "{what}");
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn the_chart_refuses_bad_values() -> Result<()> {
+    let Some(renderer) = renderer("the_chart_refuses_bad_values") else { return Ok(()) };
+    for (values, said) in [
+        ("replica=3", "'replica' not allowed"),
+        ("replicas=0", "at '/replicas'"),
+        ("replicas=many", "at '/replicas'"),
+        ("service.type=Nodeport", "at '/service/type'"),
+        ("service.nodePort=30021", "service.nodePort needs service.type"),
+        ("service.type=NodePort,service.nodePort=70000", "at '/service/nodePort'"),
+        ("namespaces={Not-A-Name}", "at '/namespaces/0'"),
+        ("namespaces={default}", "is the gateway's own namespace"),
+        ("ingress.paths[0].path=function,ingress.paths[0].pathType=Prefix", "at '/ingress/paths/0/path'"),
+        ("extraEnv[0].name=X,extraEnv[0].value=1", "at '/extraEnv/0/value'"),
+        ("resources.limits.memory=256MB", "at '/resources/limits/memory'"),
+        ("disruptionBudget.maxUnavailable=200%", "at '/disruptionBudget/maxUnavailable'"),
+        ("spread.nodes=Always", "at '/spread/nodes'"),
+    ] {
+        let refused = renderer.chart("default", &[values]).err().with_context(|| format!("{values} is taken"))?;
+        assert!(format!("{refused:#}").contains(said), "{values}: {refused:#}");
+    }
+    Ok(())
+}
+
+#[test]
+fn every_value_of_the_chart_is_explained() -> Result<()> {
+    let text = fs::read_to_string(chart().join("README.md"))?;
+    let values = &objects(&fs::read_to_string(chart().join("values.yaml"))?)?[0];
+    let schema: Value = serde_json::from_str(&fs::read_to_string(chart().join("values.schema.json"))?)?;
+    for (name, value) in values.as_object().context("values are a map")? {
+        let in_schema = &schema["properties"][name];
+        assert!(in_schema.is_object(), "{name} is not in the schema");
+        assert!(text.contains(&format!("`{name}")), "{name} is not in the README");
+        let parts = in_schema["properties"].as_object().into_iter().flatten();
+        for (part, _) in parts.filter(|_| !matches!(name.as_str(), "resources")) {
+            assert!(value.get(part).is_some(), "{name}.{part} has no default");
+            let named = [format!("`{name}.{part}`"), format!("`.{part}`")];
+            assert!(named.iter().any(|named| text.contains(named)), "{name}.{part} is not in the README");
+        }
+    }
+    Ok(())
+}
+
+/// The examples speak the language of the reference.
+#[test]
+fn every_annotation_of_the_examples_is_in_the_reference() -> Result<()> {
+    let Some(renderer) = renderer("every_annotation_of_the_examples_is_in_the_reference") else { return Ok(()) };
+    let reference = fs::read_to_string(deploy().with_file_name("docs").join("annotations.md"))?;
+    let mut functions = BTreeSet::new();
+    for object in objects(&renderer.kustomize(&deploy().join("examples/base"))?)? {
+        let annotations = object["spec"]["template"]["metadata"]["annotations"].as_object().into_iter().flatten();
+        for (key, value) in annotations {
+            assert!(reference.contains(&format!("| `{key}` |")), "{key} of {}", identity(&object));
+            let value = value.as_str().with_context(|| format!("{key} of {} is no text", identity(&object)))?;
+            if key == "SlimFaas/Schedule" {
+                serde_json::from_str::<Value>(value).context(key.clone())?;
+            }
+            functions.insert(identity(&object));
+        }
+        // A number in the file would undo the gateway's each time that it is applied.
+        if functions.contains(&identity(&object)) {
+            assert_eq!(object["spec"]["replicas"], Value::Null, "{}", identity(&object));
+        }
+    }
+    assert_eq!(functions.len(), 7, "{functions:?}");
+    assert!(deploy().join("examples/README.md").is_file());
+    Ok(())
+}

@@ -55,7 +55,9 @@ impl Namespaces {
     fn moved(&self, mut objects: Vec<Value>) -> Value {
         for object in &mut objects {
             self.rename(&mut object["metadata"]["namespace"]);
-            for subject in object["subjects"].as_array_mut().into_iter().flatten() {
+            // Indexing would add what is not there.
+            let subjects = object.get_mut("subjects").and_then(Value::as_array_mut);
+            for subject in subjects.into_iter().flatten() {
                 self.rename(&mut subject["namespace"]);
             }
         }

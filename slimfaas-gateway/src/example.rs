@@ -27,7 +27,9 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(120);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Serves HTTP/1.1 and h2c on `port` until `stop`, then finishes the running requests. `name` is how it calls itself.
-pub async fn run(port: u16, name: &str, stop: impl Future<Output = ()>) -> io::Result<()> {
+/// It listens after `start_delay`, as programs do that have much to load.
+pub async fn run(port: u16, name: &str, start_delay: Duration, stop: impl Future<Output = ()>) -> io::Result<()> {
+    sleep(start_delay).await;
     let listener = net::listen(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)))
         // A machine without IPv6.
         .or_else(|_| net::listen(SocketAddr::from(([0, 0, 0, 0], port))))?;

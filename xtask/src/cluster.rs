@@ -172,6 +172,8 @@ pub(crate) struct TestCluster {
     pub(crate) helm: PathBuf,
     /// The API server's process, where it is ours: for tests of its absence.
     pub(crate) api_server: Option<u32>,
+    /// Who asked it for what, where it is ours.
+    pub(crate) audit_log: Option<PathBuf>,
     /// The cluster that we started, and nobody else.
     started: Option<State>,
 }
@@ -184,7 +186,7 @@ impl TestCluster {
         let state = State::at(&test::target_folder(&repository()))?;
         let named = named_kubeconfig();
         if let Some(kubeconfig) = named.filter(|named| *named != state.kubeconfig()) {
-            return Ok(Self { kubeconfig, kubectl, helm, api_server: None, started: None });
+            return Ok(Self { kubeconfig, kubectl, helm, api_server: None, audit_log: None, started: None });
         }
         // Said before minutes of building.
         lifecycle::check_owner(&state)?;
@@ -195,7 +197,8 @@ impl TestCluster {
             up(&state, 1)?;
         }
         // Made before what may fail, so that it is taken down then too.
-        let mut cluster = Self { kubeconfig: state.kubeconfig(), kubectl, helm, api_server: None, started };
+        let audit_log = Some(control_plane::audit_log(&state));
+        let mut cluster = Self { kubeconfig: state.kubeconfig(), kubectl, helm, api_server: None, audit_log, started };
         cluster.api_server = Some(processes::find(&state, control_plane::API_SERVER)?.id);
         load_images(&state, &images)?;
         Ok(cluster)

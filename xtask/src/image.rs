@@ -44,7 +44,7 @@ pub(crate) enum Name {
 
 impl Name {
     /// What runs on a cluster; the pause image is loaded by `cluster up`.
-    const WORKLOADS: &[Self] = &[Self::Gateway, Self::Agent, Self::Example];
+    const WORKLOADS: &[Self] = &[Self::Gateway, Self::Example];
 
     fn reference(self) -> &'static str {
         match self {
@@ -120,7 +120,7 @@ impl Drop for Workshop {
 fn build(names: &[Name]) -> Result<Vec<PathBuf>> {
     let workshop = Workshop::new(test::target_folder(&repository()).join("images"))?;
     let needs_programs = names.iter().any(|name| *name != Name::Pause);
-    let programs = if needs_programs { Some(Programs::build()?) } else { None };
+    let programs = if needs_programs { Some(Programs::build(names.contains(&Name::Agent))?) } else { None };
     let mut files = Vec::new();
     for name in names {
         let image = match &programs {
@@ -135,21 +135,24 @@ fn build(names: &[Name]) -> Result<Vec<PathBuf>> {
 /// The programs of one build, and the layer that all their images share.
 struct Programs {
     gateway: PathBuf,
-    agent: PathBuf,
+    /// Only where it is asked for: it takes minutes to build.
+    agent: Option<PathBuf>,
     base: Layer,
 }
 
 impl Programs {
-    fn build() -> Result<Self> {
+    fn build(with_agent: bool) -> Result<Self> {
         let root = repository();
-        let (gateway, agent) = (test::gateway_binary(&root)?, test::release_binary(&root, "slimfaas-agent")?);
-        let base = base::layer(&[gateway.clone(), agent.clone()])?;
+        let gateway = test::gateway_binary(&root)?;
+        let agent = with_agent.then(|| test::release_binary(&root, "slimfaas-agent")).transpose()?;
+        let programs: Vec<PathBuf> = [gateway.clone()].into_iter().chain(agent.clone()).collect();
+        let base = base::layer(&programs)?;
         Ok(Self { gateway, agent, base })
     }
 
     fn image(&self, name: Name, scratch: &Path) -> Result<Image> {
         let (binary, program) = match name {
-            Name::Agent => (&self.agent, "/usr/bin/slimfaas-agent"),
+            Name::Agent => (self.agent.as_ref().context("the agent was not built")?, "/usr/bin/slimfaas-agent"),
             Name::Gateway | Name::Example | Name::Pause => (&self.gateway, "/usr/bin/slimfaas"),
         };
         let mut layer = Layer::default();
@@ -236,7 +239,7 @@ mod tests {
         let own = std::env::current_exe().expect("this program has a file");
         let programs = || {
             let base = base::layer(std::slice::from_ref(&own)).expect("its libraries are there");
-            Programs { gateway: own.clone(), agent: own.clone(), base }
+            Programs { gateway: own.clone(), agent: Some(own.clone()), base }
         };
         let (images, workshop) = (programs(), workshop("shared"));
         let image = |name| images.image(name, &workshop.scratch).expect("it can be made");

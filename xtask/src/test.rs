@@ -72,6 +72,9 @@ fn on_a_cluster(command: &mut Command) -> Result<Tally> {
     if let Some(id) = cluster.api_server {
         command.env("SLIMFAAS_APISERVER_PID", id.to_string());
     }
+    if let Some(log) = &cluster.audit_log {
+        command.env("SLIMFAAS_AUDIT_LOG", log);
+    }
     cargo_test(command)
 }
 

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
@@ -54,6 +55,9 @@ enum Command {
         /// The replica's number, part of what it calls itself.
         #[arg(long, env = "SLIMFAAS_REPLICA_INDEX", default_value_t = 0)]
         replica: u32,
+        /// Milliseconds until it listens, as of a program that has much to load.
+        #[arg(long, env = "START_DELAY_MS", default_value_t = 0)]
+        start_delay_ms: u64,
     },
     /// Become the process of a replica; `local up` uses it.
     #[command(name = child::SUBCOMMAND, hide = true)]
@@ -112,7 +116,9 @@ fn main() -> ExitCode {
         Command::Gateway => gateway(),
         Command::Local(Local::Up { files, clean, listen }) => local_up(&files, clean, listen),
         Command::Local(Local::Validate { files }) => local_validate(&files),
-        Command::ExampleFunction { port, name, replica } => run_example(port, &format!("{name}-{replica}")),
+        Command::ExampleFunction { port, name, replica, start_delay_ms } => {
+            run_example(port, &format!("{name}-{replica}"), Duration::from_millis(start_delay_ms))
+        }
         Command::LocalChild { parent, command } => {
             Err(Failure { code: EXIT_NOT_STARTED, error: child::become_command(parent, &command).into() })
         }
@@ -222,12 +228,12 @@ fn control_runtime() -> Result<tokio::runtime::Runtime, Failure> {
     Ok(runtime.context("cannot start a runtime")?)
 }
 
-fn run_example(port: u16, name: &str) -> Result<(), Failure> {
+fn run_example(port: u16, name: &str, start_delay: Duration) -> Result<(), Failure> {
     control_runtime()?.block_on(async {
         let mut termination = signal::Termination::listen().context("cannot listen for signals")?;
         let stop = async {
             termination.wait().await;
         };
-        Ok(example::run(port, name, stop).await.context("the example function failed")?)
+        Ok(example::run(port, name, start_delay, stop).await.context("the example function failed")?)
     })
 }

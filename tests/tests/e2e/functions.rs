@@ -13,6 +13,8 @@ pub(super) struct Workload<'a> {
     pub(super) probe_period: Option<u32>,
     /// `None`: the container declares no port.
     pub(super) port: Option<u16>,
+    /// Milliseconds until it listens.
+    pub(super) start_delay: u32,
 }
 
 /// Goes to zero after some seconds.
@@ -27,6 +29,7 @@ impl Default for Workload<'_> {
             annotations: &[FUNCTION],
             probe_period: Some(1),
             port: Some(8080),
+            start_delay: 0,
         }
     }
 }
@@ -50,7 +53,8 @@ impl Workload<'_> {
         yaml += &format!(
             "    spec:\n      terminationGracePeriodSeconds: 10\n      containers:\n      - name: main\n        \
              image: slimfaas-example:dev\n        imagePullPolicy: Never\n        env:\n        \
-             - {{name: FUNCTION_NAME, value: {name}}}\n        - {{name: PORT, value: \"8080\"}}\n"
+             - {{name: FUNCTION_NAME, value: {name}}}\n        - {{name: PORT, value: \"8080\"}}\n        - {{name: START_DELAY_MS, value: \"{}\"}}\n",
+            self.start_delay
         );
         if let Some(port) = self.port {
             yaml += &format!("        ports:\n        - {{containerPort: {port}}}\n");

@@ -115,7 +115,8 @@ pub(crate) fn create(state: &State, nodes: impl Iterator<Item = Node> + Clone) -
         let config = kubeconfig(&identity, &token, &file(state, "ca.crt"));
         write_private(&identity.kubeconfig(state), &config)?;
     }
-    write_private(&folder.join("tokens.csv"), &tokens)
+    write_private(&folder.join("tokens.csv"), &tokens)?;
+    write_private(&folder.join(super::control_plane::AUDIT_POLICY), super::control_plane::AUDIT_POLICY_TEXT)
 }
 
 fn random_token() -> Result<String> {

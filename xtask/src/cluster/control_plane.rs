@@ -1,6 +1,6 @@
 //! etcd, the API server, the controllers and the scheduler: command lines as plain values.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::access::{Identity, file};
 use super::plan::{self, Node};
@@ -8,6 +8,21 @@ use super::state::State;
 
 /// The part that answers everybody, also the process's name.
 pub(crate) const API_SERVER: &str = "kube-apiserver";
+
+/// What is written to the audit log: the requests of service accounts, without bodies.
+pub(crate) const AUDIT_POLICY: &str = "audit-policy.json";
+pub(crate) const AUDIT_POLICY_TEXT: &str = r#"{
+    "apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived"],
+    "rules": [
+        {"level": "None", "userGroups": ["system:serviceaccounts:kube-system"]},
+        {"level": "Metadata", "userGroups": ["system:serviceaccounts"]},
+        {"level": "None"}
+    ]
+}"#;
+
+pub(crate) fn audit_log(state: &State) -> PathBuf {
+    state.logs().join("audit.log")
+}
 
 /// Where the binaries are.
 pub(crate) struct Binaries<'a> {
@@ -62,6 +77,9 @@ pub(crate) fn api_server(state: &State, binaries: &Binaries<'_>) -> Part {
         // The node agent asks for capabilities.
         "--allow-privileged=true".to_owned(),
         "--profiling=false".to_owned(),
+        // Who asked for what: a test compares it with what the gateway's Role grants.
+        format!("--audit-policy-file={}", access(AUDIT_POLICY)),
+        format!("--audit-log-path={}", audit_log(state).display()),
     ];
     part(API_SERVER, &binaries.kubernetes.join(API_SERVER), options)
 }

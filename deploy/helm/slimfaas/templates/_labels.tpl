@@ -5,13 +5,13 @@ app.kubernetes.io/name: slimfaas
 
 {{- define "slimfaas.metadata" -}}
 name: slimfaas
-namespace: {{ .Release.Namespace }}
+namespace: {{ .Release.Namespace | quote }}
 labels: {{- include "slimfaas.labels" . | nindent 2 }}
 {{- end }}
 
 {{- define "slimfaas.labels" -}}
 {{ include "slimfaas.selector" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
@@ -34,5 +34,5 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 
 {{- define "slimfaas.peerSecret" -}}
-{{ .Values.peerKey.existingSecret | default "slimfaas-peer" }}
+{{ .Values.peerKey.existingSecret | default "slimfaas-peer" | quote }}
 {{- end }}

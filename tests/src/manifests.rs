@@ -33,8 +33,7 @@ impl Renderer {
     /// # Errors
     /// When it does not build.
     pub fn kustomize(&self, folder: &Path) -> Result<String> {
-        let mut command = Command::new(&self.kubectl);
-        output(command.args(["kustomize", "--load-restrictor=LoadRestrictionsNone"]).arg(folder))
+        output(Command::new(&self.kubectl).arg("kustomize").arg(folder))
     }
 
     /// What the chart installs, as YAML. `values`: as after `--set`.

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -148,20 +148,32 @@ fn the_chart_installs_the_base_and_a_peer_key() -> Result<()> {
     Ok(())
 }
 
+/// How to get from `folder` to one of the kustomizations: kustomize takes no absolute paths.
+fn way_to(folder: &Path, kustomization: &str) -> Result<String> {
+    let up = "../".repeat(folder.canonicalize()?.components().count() - 1);
+    let down = deploy().join("kustomize").join(kustomization).display().to_string();
+    Ok(format!("{up}{}", down.trim_start_matches('/')))
+}
+
+fn write_kustomization(folder: &Path, mut fields: Value) -> Result<()> {
+    fields["apiVersion"] = json!("kustomize.config.k8s.io/v1beta1");
+    fields["kind"] = json!("Kustomization");
+    fs::write(folder.join("kustomization.yaml"), fields.to_string()).context("cannot write a kustomization")
+}
+
+/// The gateway in the namespace `elsewhere`, as the documentation says how.
+fn gateway_elsewhere(folder: &Path, components: &[&str]) -> Result<()> {
+    let components = components.iter().map(|name| way_to(folder, &format!("components/{name}")));
+    let components = components.collect::<Result<Vec<_>>>()?;
+    let base = way_to(folder, "base")?;
+    write_kustomization(folder, json!({"namespace": "elsewhere", "resources": [base], "components": components}))
+}
+
 #[test]
 fn another_namespace_and_all_components_together() -> Result<()> {
     let Some(renderer) = renderer("another_namespace_and_all_components_together") else { return Ok(()) };
     let scratch = Scratch::new("kustomize")?;
-    // kustomize takes no absolute paths.
-    let up = "../".repeat(scratch.path().canonicalize()?.components().count() - 1);
-    let below = |path: &str| format!("{up}{}", deploy().join(path).display().to_string().trim_start_matches('/'));
-    let components = ["ha", "nodeport", "ingress", "persistent"];
-    let kustomization = json!({
-        "apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization", "namespace": "elsewhere",
-        "resources": [below("kustomize/base")],
-        "components": components.map(|name| below(&format!("kustomize/components/{name}"))),
-    });
-    fs::write(scratch.path().join("kustomization.yaml"), kustomization.to_string())?;
+    gateway_elsewhere(scratch.path(), &["ha", "nodeport", "ingress", "persistent"])?;
     let objects = objects(&renderer.kustomize(scratch.path())?)?;
     assert_eq!(objects.len(), base(&renderer)?.len() + 1);
     for object in &objects {
@@ -178,6 +190,68 @@ fn another_namespace_and_all_components_together() -> Result<()> {
     let service = &find(&objects, "Service/elsewhere/slimfaas")?["spec"];
     assert_eq!((&service["type"], &service["ports"][0]["nodePort"]), (&json!("NodePort"), &json!(30021)));
     find(&objects, "Ingress/elsewhere/slimfaas").map(drop)
+}
+
+#[test]
+fn a_gateway_elsewhere_has_its_rights_in_further_namespaces() -> Result<()> {
+    let Some(renderer) = renderer("a_gateway_elsewhere_has_its_rights_in_further_namespaces") else { return Ok(()) };
+    let scratch = Scratch::new("kustomize")?;
+    let gateway = scratch.path().join("gateway");
+    fs::create_dir(&gateway)?;
+    gateway_elsewhere(&gateway, &[])?;
+    let component = way_to(scratch.path(), "components/namespaces")?;
+    write_kustomization(scratch.path(), json!({"resources": ["gateway"], "components": [component]}))?;
+    let objects = objects(&renderer.kustomize(scratch.path())?)?;
+    assert_eq!(objects.len(), base(&renderer)?.len() + 2);
+    find(&objects, "Role/functions/slimfaas-functions")?;
+    let account = json!([{"kind": "ServiceAccount", "name": "slimfaas", "namespace": "elsewhere"}]);
+    for binding in ["RoleBinding/functions/slimfaas-functions", "RoleBinding/elsewhere/slimfaas"] {
+        assert_eq!(find(&objects, binding)?["subjects"], account, "{binding}");
+    }
+    let set = find(&objects, "StatefulSet/elsewhere/slimfaas")?;
+    let variables: Vec<_> = containers(set).flat_map(|container| container["env"].as_array()).flatten().collect();
+    assert!(variables.contains(&&json!({"name": "SlimFaas__Namespaces", "value": "functions"})), "{variables:?}");
+    Ok(())
+}
+
+/// Whether a number that is not whole is anywhere in it, such as what YAML reads `1e3` as.
+fn has_fraction(value: &Value) -> bool {
+    match value {
+        Value::Number(number) => number.is_f64(),
+        Value::Array(items) => items.iter().any(has_fraction),
+        Value::Object(fields) => fields.values().any(has_fraction),
+        Value::Null | Value::Bool(_) | Value::String(_) => false,
+    }
+}
+
+/// Names may look like numbers, and a host may begin with what is an alias in YAML.
+#[test]
+fn names_stay_text_in_the_chart() -> Result<()> {
+    let Some(renderer) = renderer("names_stay_text_in_the_chart") else { return Ok(()) };
+    let values = [
+        "namespaces={2e3}",
+        "ingress.enabled=true,ingress.host=*.example.com,ingress.className=3e3,ingress.tlsSecret=4e3",
+        "persistence.enabled=true,persistence.storageClass=5e3,peerKey.existingSecret=6e3",
+        "image.pullSecrets={7e3},priorityClassName=8e3,serviceMonitor.enabled=true",
+    ];
+    let objects = objects(&renderer.chart("1e3", &values)?)?;
+    for object in &objects {
+        ensure!(!has_fraction(object), "{}: {object}", identity(object));
+    }
+    let ingress = &find(&objects, "Ingress/1e3/slimfaas")?["spec"];
+    assert_eq!(ingress["rules"][0]["host"], "*.example.com");
+    assert_eq!(ingress["tls"], json!([{"hosts": ["*.example.com"], "secretName": "4e3"}]));
+    find(&objects, "RoleBinding/2e3/slimfaas-1e3").map(drop)
+}
+
+#[test]
+fn the_chart_can_leave_replicas_to_an_autoscaler() -> Result<()> {
+    let Some(renderer) = renderer("the_chart_can_leave_replicas_to_an_autoscaler") else { return Ok(()) };
+    let objects = objects(&renderer.chart("default", &["replicas=null"])?)?;
+    let spec = find(&objects, "StatefulSet/default/slimfaas")?["spec"].as_object().context("a spec")?;
+    // Not even null, which would be a change to 1 with each upgrade.
+    assert!(!spec.contains_key("replicas"), "{spec:?}");
+    Ok(())
 }
 
 #[test]

@@ -135,7 +135,11 @@ fn main() -> ExitCode {
 
 /// The environment's configuration, with logging started.
 fn configure() -> Result<Loaded, Failure> {
-    env::from_process().map_err(|invalid| Failure { code: EXIT_CONFIG, error: invalid.into() })
+    env::from_process().map_err(invalid)
+}
+
+fn invalid(invalid: env::Invalid) -> Failure {
+    Failure { code: EXIT_CONFIG, error: invalid.into() }
 }
 
 fn start_log(config: &Config, warnings: &[Problem]) -> Result<(), Failure> {
@@ -185,8 +189,7 @@ fn listed(what: &str, problems: &[Problem]) -> anyhow::Error {
 
 fn local_up(files: &Files, clean: bool, listen: IpAddr) -> Result<(), Failure> {
     let (manifest, manifest_warnings) = load_manifest(files)?;
-    let Loaded { mut config, warnings } = configure()?;
-    config.cluster = ClusterSource::Local;
+    let Loaded { mut config, warnings } = env::from_process_for_local().map_err(invalid)?;
     config.listen.address = listen;
     config.listen.ports = vec![manifest.entrypoint_port, manifest.node_http_port];
     config.listen.ports.dedup();

@@ -58,7 +58,18 @@ impl fmt::Display for Invalid {
 
 /// The configuration of this process; only this file reads its environment.
 pub fn from_process() -> Result<Loaded, Invalid> {
+    from_variables(BTreeMap::new())
+}
+
+/// The same for the local mode, whatever orchestrator the variables name.
+pub fn from_process_for_local() -> Result<Loaded, Invalid> {
+    from_variables(BTreeMap::from([(options::ORCHESTRATOR.to_owned(), "Local".to_owned())]))
+}
+
+/// `given` wins over the process's variables.
+fn from_variables(given: BTreeMap<String, String>) -> Result<Loaded, Invalid> {
     let (mut vars, not_utf8) = decode(std::env::vars_os());
+    vars.extend(given);
     add_pod_namespace(&mut vars, std::fs::read_to_string(NAMESPACE_FILE).ok());
     let mut result = load(vars);
     if !not_utf8.is_empty() {

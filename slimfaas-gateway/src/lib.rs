@@ -10,6 +10,7 @@ pub mod drain;
 pub mod example;
 pub mod model;
 pub mod net;
+pub mod peer;
 pub mod proxy;
 pub mod readiness;
 pub mod scaler;

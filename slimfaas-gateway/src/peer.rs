@@ -1,0 +1,7 @@
+//! The private channel between gateway nodes.
+
+mod frame;
+mod inbox;
+pub mod key;
+mod noise;
+mod outbox;

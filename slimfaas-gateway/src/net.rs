@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+pub use tokio::net::tcp::{OwnedReadHalf as ReadHalf, OwnedWriteHalf as WriteHalf};
 pub use tokio::net::{TcpListener, TcpStream};
 
 use crate::model::address::Address;
@@ -51,4 +52,9 @@ pub async fn connect(address: &Address, timeout: Duration) -> io::Result<TcpStre
         .map_err(|_elapsed| io::Error::new(io::ErrorKind::TimedOut, "connect timed out"))??;
     stream.set_nodelay(true)?;
     Ok(stream)
+}
+
+/// Lets the kernel take no more than about `bytes` of what it cannot send yet: what is urgent does not wait behind it.
+pub fn limit_unsent(stream: &TcpStream, bytes: u32) -> io::Result<()> {
+    socket2::SockRef::from(stream).set_tcp_notsent_lowat(bytes)
 }

@@ -56,6 +56,8 @@ pub(super) enum Violation {
     ReplyTooLarge,
     #[error("the outcome {0} is unknown")]
     UnknownOutcome(u8),
+    #[error("too many calls were refused without the refusals being read")]
+    TooManyRefused,
     #[error("a frame came that only the calling side sends, or only the answering one")]
     WrongDirection,
 }

@@ -22,9 +22,6 @@ pub(super) struct Inbox {
 }
 
 impl Inbox {
-    pub(super) fn is_partial(&self, id: u32) -> bool {
-        self.partial.contains_key(&id)
-    }
 
     /// The first part of an admitted message.
     pub(super) fn begin(&mut self, id: u32, head: Head, data: &[u8]) -> Result<Option<Whole>, Violation> {
@@ -88,7 +85,7 @@ mod tests {
         assert_eq!(inbox.more(1, b"c"), Ok(None));
         let whole = Whole { id: 1, head: head(4), payload: Bytes::from_static(b"abcd") };
         assert_eq!(inbox.more(1, b"d"), Ok(Some(whole)));
-        assert!(!inbox.is_partial(1));
+        assert!(!inbox.withdraw(1));
     }
 
     #[test]

@@ -58,9 +58,22 @@ impl Outbox {
         queue.push_back(message);
     }
 
-    /// A frame without a payload; it goes before everything else.
+    /// A frame without a payload; it goes before everything else. One of a kind is enough.
     pub(super) fn push_control(&mut self, frame: Frame<'static>) {
-        self.control.push_back(frame);
+        if !self.control.contains(&frame) {
+            self.control.push_back(frame);
+        }
+    }
+
+    /// For a new connection: only messages of which nothing has gone stay.
+    pub(super) fn restart(&mut self) {
+        self.control.clear();
+        self.long.retain(|message| message.sent.is_none());
+    }
+
+    /// Whether nothing of the message has gone.
+    pub(super) fn is_unsent(&self, id: u32) -> bool {
+        self.short.iter().chain(&self.long).any(|message| message.id == id && message.sent.is_none())
     }
 
     /// Sends no more of a message.

@@ -54,7 +54,10 @@ pub async fn connect(address: &Address, timeout: Duration) -> io::Result<TcpStre
     Ok(stream)
 }
 
-/// Lets the kernel take no more than about `bytes` of what it cannot send yet: what is urgent does not wait behind it.
-pub fn limit_unsent(stream: &TcpStream, bytes: u32) -> io::Result<()> {
-    socket2::SockRef::from(stream).set_tcp_notsent_lowat(bytes)
+/// Bounds what the kernel keeps of a stream, in bytes: of what it cannot send yet, and of what nobody has read. What is
+/// urgent does not wait behind more than that.
+pub fn limit_queues(stream: &TcpStream, unsent: u32, unread: usize) -> io::Result<()> {
+    let socket = socket2::SockRef::from(stream);
+    socket.set_tcp_notsent_lowat(unsent)?;
+    socket.set_recv_buffer_size(unread)
 }

@@ -22,7 +22,6 @@ pub(super) struct Inbox {
 }
 
 impl Inbox {
-
     /// The first part of an admitted message.
     pub(super) fn begin(&mut self, id: u32, head: Head, data: &[u8]) -> Result<Option<Whole>, Violation> {
         let total = head.total as usize;

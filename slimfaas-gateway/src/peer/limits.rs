@@ -44,8 +44,10 @@ pub(super) const IDLE_MAX: Duration = Duration::from_secs(60);
 /// How long running calls may still take on a connection whose key is not accepted any more.
 pub(super) const REVOKED_GRACE: Duration = Duration::from_secs(5);
 
-/// What the kernel holds unsent, and what is written at once: a small call waits behind no more than both.
+/// What the kernel holds unsent, what it holds unread (twice this, with its own bookkeeping), and what is written at
+/// once: a small call waits behind no more than these. For a millisecond's way 200 KiB are 200 MiB/s.
 pub(super) const UNSENT_BYTES: u32 = 128 << 10;
+pub(super) const UNREAD_BYTES: usize = 200 << 10;
 pub(super) const RECORDS_AT_ONCE: usize = 2;
 
 /// What a call takes of [`BULK_BYTES_MAX`]: nothing if it is small. Both ends count alike.

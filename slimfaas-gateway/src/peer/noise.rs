@@ -260,14 +260,16 @@ mod tests {
         let bytes = |hex: &str| -> Vec<u8> {
             (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
         };
-        // Section 6.1.
-        let mut alice = X25519::default();
-        alice.set(&bytes("77076d0a7318a57d3c16c17251b26645df4c2f92ebc0992ac177fba51db92c2a"));
-        assert_eq!(alice.pubkey(), bytes("8520f0098930a754748b7ddcb43ef75a0dbf3a0d26381af4eba4a98eaa9b4e6a"));
-        let bob = bytes("de9edb7d7b7dc1b4d35b61c2ece435373f8343c85b78674dadfc7e146f882b4f");
-        let mut shared = [0; 32];
-        alice.dh(&bob, &mut shared).unwrap();
-        assert_eq!(*shared, *bytes("4a5d9d5ba4ce2de1728e3bf480350f25e07e21c947d19e3376f09b3c1e161742"));
+        // Section 6.1, Bob's keys.
+        let mut bob = X25519::default();
+        bob.set(&bytes("5dab087e624a8a4b79e17f8b83800ee66f3bb1292618b6fd1c2f8b27ff88e0eb"));
+        assert_eq!(bob.pubkey(), bytes("de9edb7d7b7dc1b4d35b61c2ece435373f8343c85b78674dadfc7e146f882b4f"));
+        // Section 5.2, the first iteration.
+        let nine = bytes(&format!("09{}", "00".repeat(31)));
+        let (mut nines, mut shared) = (X25519::default(), [0; 32]);
+        nines.set(&nine);
+        nines.dh(&nine, &mut shared).unwrap();
+        assert_eq!(shared[..], bytes("422c8e7a6227d7bca1350b3e2bb7279f7897b87bb6854b783c60e80311ae3079"));
     }
 
     #[test]

@@ -6,9 +6,9 @@ use std::sync::atomic::Ordering;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::net::{ReadHalf, TcpStream, WriteHalf};
+use crate::net::{self, ReadHalf, TcpStream, WriteHalf};
 use crate::peer::frame::Violation;
-use crate::peer::limits::{RECORDS_AT_ONCE, UNSENT_BYTES, WRITE_TIME};
+use crate::peer::limits::{RECORDS_AT_ONCE, UNREAD_BYTES, UNSENT_BYTES, WRITE_TIME};
 use crate::peer::noise::{NotGenuine, PLAIN_BYTES_MAX, RECORD_BYTES_MAX, Session, TAG_BYTES};
 use crate::peer::stats::PeerStats;
 
@@ -16,6 +16,9 @@ const LENGTH_BYTES: usize = 2;
 
 /// Two of the largest records: one being looked at, and what came with it.
 const BUFFER_BYTES: usize = 2 * (RECORD_BYTES_MAX + LENGTH_BYTES);
+
+/// A record that takes tens of microseconds.
+const LARGE_BYTES: usize = RECORD_BYTES_MAX / 4;
 
 /// Why a connection ended.
 #[derive(Debug, thiserror::Error)]
@@ -37,7 +40,7 @@ pub(super) enum Broken {
 /// Both directions of an encrypted connection.
 pub(super) fn split(stream: TcpStream, session: Session, stats: &Arc<PeerStats>) -> (Reader, Writer) {
     // A hint: without it small calls may wait longer behind large ones.
-    crate::net::limit_unsent(&stream, UNSENT_BYTES).ok();
+    net::limit_queues(&stream, UNSENT_BYTES, UNREAD_BYTES).ok();
     let (read, write) = stream.into_split();
     let session = Arc::new(session);
     let reader = Reader {
@@ -48,6 +51,7 @@ pub(super) fn split(stream: TcpStream, session: Session, stats: &Arc<PeerStats>)
         start: 0,
         end: 0,
         plain: Vec::new(),
+        is_large: false,
         stats: Arc::clone(stats),
     };
     let writer = Writer {
@@ -70,12 +74,18 @@ pub(super) struct Reader {
     start: usize,
     end: usize,
     plain: Vec<u8>,
+    /// The last record was.
+    is_large: bool,
     stats: Arc<PeerStats>,
 }
 
 impl Reader {
     /// The next record, decrypted. May be dropped and called again.
     pub(super) async fn record(&mut self) -> Result<&[u8], Broken> {
+        if std::mem::take(&mut self.is_large) {
+            // During a transfer there is always more to read, and others use this thread too.
+            tokio::task::yield_now().await;
+        }
         let len = loop {
             match self.buffered()? {
                 Some(len) => break len,
@@ -86,6 +96,7 @@ impl Reader {
         self.session.open(self.number, record, &mut self.plain)?;
         self.number += 1;
         self.start += LENGTH_BYTES + len;
+        self.is_large = len > LARGE_BYTES;
         Ok(&self.plain)
     }
 
@@ -147,6 +158,10 @@ impl Writer {
         let written = tokio::time::timeout(WRITE_TIME, self.half.write_all(&self.out)).await;
         written.map_err(|_elapsed| Broken::Stalled)??;
         self.stats.bytes_sent.fetch_add(self.out.len() as u64, Ordering::Relaxed);
+        if self.out.len() > LARGE_BYTES {
+            // As in reading.
+            tokio::task::yield_now().await;
+        }
         Ok(true)
     }
 }

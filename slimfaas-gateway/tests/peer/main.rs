@@ -1,0 +1,6 @@
+//! The peer port over real sockets: calls, limits, strangers, keys, and how fast it is.
+
+mod calls;
+mod nodes;
+mod speed;
+mod strangers;

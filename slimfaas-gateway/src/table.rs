@@ -12,7 +12,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::clock::Instant;
 use crate::model::caller::Caller;
@@ -48,6 +48,8 @@ pub struct Table {
     view: ArcSwap<View>,
     /// Generation of the view, for those who wait for a change of any function.
     generation: watch::Sender<u64>,
+    /// Some function was called after it was quiet.
+    news: Arc<Notify>,
 }
 
 struct Entry {
@@ -64,6 +66,7 @@ impl Table {
             entries: Mutex::new(BTreeMap::new()),
             view: ArcSwap::from_pointee(View::default()),
             generation: watch::Sender::new(0),
+            news: Arc::default(),
         })
     }
 
@@ -75,6 +78,11 @@ impl Table {
     /// Sees each new generation of the view (possibly skipping some).
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.generation.subscribe()
+    }
+
+    /// Notified when a function is called on this node that [`Live::await_news`] asked to hear of.
+    pub fn news(&self) -> Arc<Notify> {
+        Arc::clone(&self.news)
     }
 
     /// Inserts or replaces one function.
@@ -98,7 +106,7 @@ impl Table {
                 Some(entry) if entry.report == report => continue,
                 Some(entry) => entry.report = report,
                 None => {
-                    let live = Arc::new(Live::default());
+                    let live = Arc::new(Live::new(Arc::clone(&self.news)));
                     entries.insert(id.clone(), Entry { report, live, endpoints: HashMap::new() });
                 }
             }

@@ -1,4 +1,5 @@
-//! What happens to a function on this node, counted without locks: calls, requests in flight, requests waiting.
+//! What happens to a function, counted without locks: calls, requests in flight, requests waiting. This node's own are
+//! counted as they come; those of the other nodes are what these have last told.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -15,10 +16,18 @@ use crate::table::start::StartTrace;
 #[derive(Default)]
 pub struct Live {
     last_call: AtomicU64,
-    /// Requests that hold a slot; only `proxy::slot` changes it.
+    /// Requests that hold a slot of this node; only `proxy::slot` changes it.
     pub in_flight: AtomicU32,
-    /// Requests that wait for an endpoint or a slot; only `proxy::{wake, slot}` change it.
+    /// Requests that wait on this node for an endpoint or a slot; only `proxy::{wake, slot}` change it.
     pub waiting: AtomicU32,
+    /// Kept apart from `last_call`: what others have told must not be told to others.
+    remote_last_call: AtomicU64,
+    remote_in_flight: AtomicU32,
+    remote_waiting: AtomicU32,
+    /// Nothing happens here, and the other nodes know it: the next call is news to them.
+    news_awaited: AtomicBool,
+    /// Of the table: wakes who tells the other nodes.
+    news: Arc<Notify>,
     /// Something sleeps that the next call would wake: the scaler wants to hear of it.
     call_awaited: AtomicBool,
     /// Where the search for the least loaded endpoint starts, so that ties go round.
@@ -35,6 +44,11 @@ pub struct Live {
 }
 
 impl Live {
+    /// `news` is notified as [`Self::await_news`] asks.
+    pub fn new(news: Arc<Notify>) -> Self {
+        Self { news, ..Self::default() }
+    }
+
     /// Counts as a call at `tick`: keeps the function awake for its inactivity timeout.
     pub fn note_call(&self, tick: Tick) {
         // In one order with `call_awaited`, so that either the caller sees the flag or the scaler sees the call.
@@ -42,10 +56,35 @@ impl Live {
         if self.last_call.load(Ordering::SeqCst) < tick.0 {
             self.last_call.fetch_max(tick.0, Ordering::SeqCst);
         }
+        if self.news_awaited.load(Ordering::SeqCst) && self.news_awaited.swap(false, Ordering::SeqCst) {
+            self.news.notify_one();
+        }
     }
 
+    /// Counts as a call that another node had at `tick` (of this node's clock).
+    pub fn note_remote_call(&self, tick: Tick) {
+        self.remote_last_call.fetch_max(tick.0, Ordering::SeqCst);
+    }
+
+    /// Replaces what all other nodes together are doing.
+    pub fn set_remote(&self, in_flight: u32, waiting: u32) {
+        self.remote_in_flight.store(in_flight, Ordering::Relaxed);
+        self.remote_waiting.store(waiting, Ordering::Relaxed);
+    }
+
+    /// Of any node.
     pub fn last_call(&self) -> Tick {
+        Tick(self.last_call.load(Ordering::SeqCst).max(self.remote_last_call.load(Ordering::SeqCst)))
+    }
+
+    /// Of this node.
+    pub fn last_local_call(&self) -> Tick {
         Tick(self.last_call.load(Ordering::SeqCst))
+    }
+
+    /// Asks that the next call on this node be announced; read the counters again afterwards.
+    pub fn await_news(&self) {
+        self.news_awaited.store(true, Ordering::SeqCst);
     }
 
     /// Asks that the next call be told to the scaler; read `last_call` again afterwards. True: nobody had asked yet.
@@ -58,17 +97,33 @@ impl Live {
         self.call_awaited.load(Ordering::SeqCst) && self.call_awaited.swap(false, Ordering::SeqCst)
     }
 
-    /// Requests that hold a slot.
+    /// Requests that hold a slot, on any node.
     pub fn in_flight(&self) -> u32 {
+        self.local_in_flight().saturating_add(self.remote_in_flight())
+    }
+
+    /// Requests that wait for the function to wake or for a slot, on any node.
+    pub fn waiting(&self) -> u32 {
+        self.local_waiting().saturating_add(self.remote_waiting())
+    }
+
+    pub fn local_in_flight(&self) -> u32 {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    /// Requests that wait for the function to wake or for a slot.
-    pub fn waiting(&self) -> u32 {
+    pub fn local_waiting(&self) -> u32 {
         self.waiting.load(Ordering::Relaxed)
     }
 
-    /// Work that needs the function now, whatever the last call's time.
+    pub fn remote_in_flight(&self) -> u32 {
+        self.remote_in_flight.load(Ordering::Relaxed)
+    }
+
+    pub fn remote_waiting(&self) -> u32 {
+        self.remote_waiting.load(Ordering::Relaxed)
+    }
+
+    /// Work that needs the function now, on any node, whatever the last call's time.
     pub fn is_busy(&self) -> bool {
         self.in_flight() > 0 || self.waiting() > 0
     }
@@ -144,5 +199,44 @@ impl Drop for Place<'_> {
         if let Some(head) = waiters.front() {
             head.notify_one();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_other_nodes_do_counts_and_stays_apart() {
+        let live = Live::default();
+        live.note_call(Tick(5));
+        live.note_remote_call(Tick(9));
+        live.note_remote_call(Tick(7));
+        assert_eq!((live.last_call(), live.last_local_call()), (Tick(9), Tick(5)));
+        assert!(!live.is_busy());
+        live.in_flight.fetch_add(1, Ordering::Relaxed);
+        live.set_remote(2, 3);
+        assert_eq!((live.in_flight(), live.local_in_flight(), live.remote_in_flight()), (3, 1, 2));
+        assert_eq!((live.waiting(), live.local_waiting(), live.remote_waiting()), (3, 0, 3));
+        live.in_flight.fetch_sub(1, Ordering::Relaxed);
+        assert!(live.is_busy());
+        live.set_remote(0, 0);
+        assert!(!live.is_busy());
+    }
+
+    #[tokio::test]
+    async fn a_call_after_quiet_is_announced_once() {
+        let news = Arc::new(Notify::new());
+        let live = Live::new(Arc::clone(&news));
+        let announced = || tokio::time::timeout(std::time::Duration::from_millis(1), news.notified());
+        live.note_call(Tick(1));
+        assert!(announced().await.is_err());
+        live.await_news();
+        live.note_remote_call(Tick(2));
+        assert!(announced().await.is_err());
+        live.note_call(Tick(3));
+        live.note_call(Tick(4));
+        assert!(announced().await.is_ok());
+        assert!(announced().await.is_err());
     }
 }

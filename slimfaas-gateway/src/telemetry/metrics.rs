@@ -187,12 +187,12 @@ impl Collector for FunctionCollector {
             gauges(
                 "slimfaas_function_requests_in_flight",
                 "Calls that a replica works on.",
-                each(&|function, labels| gauge(labels, function.live.in_flight().into())),
+                each(&|function, labels| gauge(labels, function.live.local_in_flight().into())),
             ),
             gauges(
                 "slimfaas_function_requests_waiting",
                 "Calls that wait for a replica or for a free slot.",
-                each(&|function, labels| gauge(labels, function.live.waiting().into())),
+                each(&|function, labels| gauge(labels, function.live.local_waiting().into())),
             ),
             gauges(
                 "slimfaas_autoscaler_desired_replicas",

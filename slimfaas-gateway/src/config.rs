@@ -7,6 +7,7 @@ pub(crate) mod suggest;
 pub mod url_template;
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -31,6 +32,7 @@ pub struct Config {
     pub awake_when_never_called: bool,
     pub limits: Limits,
     pub log: Log,
+    pub peer: PeerPort,
     /// After SIGTERM, until no more connections are accepted: others must learn first that this process leaves.
     pub drain_delay: Duration,
     /// For running requests to finish after that; then they are cut.
@@ -59,6 +61,14 @@ impl Listen {
     pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> + '_ {
         self.ports.iter().map(|port| SocketAddr::new(self.address, *port))
     }
+}
+
+/// Where gateway nodes reach each other.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PeerPort {
+    pub port: u16,
+    /// Without one the port is not opened.
+    pub key_file: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

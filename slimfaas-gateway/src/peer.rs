@@ -4,8 +4,10 @@
 //! Each node opens one connection to each node that it calls, and many calls share it. Invariant: nobody without the
 //! key gets an answer, and nobody at all costs more memory than `limits` say.
 
+pub mod activity;
 mod client;
 mod dial;
+pub mod digest;
 mod frame;
 mod handshake;
 mod inbox;
@@ -104,6 +106,11 @@ impl Node {
         })
     }
 
+    /// As it calls itself to others.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Where it listens, with the real port number.
     pub fn address(&self) -> SocketAddr {
         self.address
@@ -128,8 +135,13 @@ impl Node {
     pub async fn run(self, membership: watch::Receiver<Arc<[Peer]>>, drain: drain::Watch) -> io::Result<()> {
         let Self { listener, name, versions, source, keys, services, stats, client, links, .. } = self;
         let listener = TcpListener::from_std(listener)?;
-        let server =
-            Server { versions, keys: keys.subscribe(), services, stats: Arc::clone(&stats), logged: Arc::new(Mutex::new(None)) };
+        let server = Server {
+            versions,
+            keys: keys.subscribe(),
+            services,
+            stats: Arc::clone(&stats),
+            logged: Arc::new(Mutex::new(None)),
+        };
         let dialer = Dialer { client, name, versions, keys: keys.subscribe(), stats };
         let ended = async {
             tokio::join!(server.run(listener, drain.clone()), run_links(dialer, links, membership, drain));

@@ -29,7 +29,8 @@ struct Shared {
 impl Client {
     pub(super) fn new(stats: &Arc<PeerStats>) -> (Self, mpsc::UnboundedReceiver<Arc<Link>>) {
         let (new_links, links) = mpsc::unbounded_channel();
-        let shared = Shared { links: Mutex::default(), new_links, closing: AtomicBool::new(false), stats: Arc::clone(stats) };
+        let shared =
+            Shared { links: Mutex::default(), new_links, closing: AtomicBool::new(false), stats: Arc::clone(stats) };
         (Self(Arc::new(shared)), links)
     }
 

@@ -113,13 +113,10 @@ pub(super) async fn call(
 }
 
 /// The answering side. The caller is a stranger until its first record.
-pub(super) async fn answer(
-    stream: &mut TcpStream,
-    keys: &Keys,
-    ours: Versions,
-) -> Result<Agreed, HandshakeError> {
+pub(super) async fn answer(stream: &mut TcpStream, keys: &Keys, ours: Versions) -> Result<Agreed, HandshakeError> {
     let first = receive(stream, FIRST_BYTES_MAX).await?;
-    let read = |key: &Key| Handshake::answer(key, &first).ok().map(|(handshake, hello)| (key.clone(), handshake, hello));
+    let read =
+        |key: &Key| Handshake::answer(key, &first).ok().map(|(handshake, hello)| (key.clone(), handshake, hello));
     let (key, mut handshake, hello) = keys.all().iter().find_map(read).ok_or(HandshakeError::Stranger)?;
     let (theirs, name) = hello.split_first_chunk().ok_or(HandshakeError::Stranger)?;
     let theirs = Versions::read(*theirs);

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use opentelemetry::metrics::{Counter, MeterProvider};
 use opentelemetry::{KeyValue, StringValue};
@@ -19,6 +19,8 @@ use prometheus::{Registry, TextEncoder};
 
 use crate::model::function::FunctionId;
 use crate::model::stats::{BUCKETS_MICROS, Durations, STATUS_CLASSES, StatusCounts};
+use crate::peer::Kind;
+use crate::peer::stats::{OUTCOMES, PeerStats};
 use crate::table::Table;
 use crate::table::start::ColdStart;
 use crate::table::view::Function;
@@ -62,6 +64,14 @@ impl Metrics {
             .with_description("Changes of a function's replicas that were asked for, by reason.")
             .build();
         Ok(Arc::new(Self { registry, scale_decisions, _provider: provider }))
+    }
+
+    /// Shows the peer port too; once, where there is one.
+    pub fn add_peers(&self, stats: &Arc<PeerStats>) -> Result<(), MetricsError> {
+        let failed = |error: prometheus::Error| MetricsError(error.to_string());
+        let name = Desc::new("slimfaas_peers".to_owned(), "A collector.".to_owned(), Vec::new(), HashMap::new());
+        let collector = PeerCollector { name: name.map_err(failed)?, stats: Arc::clone(stats) };
+        self.registry.register(Box::new(collector)).map_err(failed)
     }
 
     /// The Prometheus text format, version 0.0.4.
@@ -145,6 +155,67 @@ impl Collector for TrafficCollector {
             ),
         ]
     }
+}
+
+/// The peer port.
+struct PeerCollector {
+    name: Desc,
+    stats: Arc<PeerStats>,
+}
+
+impl Collector for PeerCollector {
+    fn desc(&self) -> Vec<&Desc> {
+        vec![&self.name]
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let stats = &self.stats;
+        let calls = Kind::ALL.into_iter().zip(&stats.calls).flat_map(|(kind, outcomes)| {
+            let counted = OUTCOMES.into_iter().zip(outcomes).map(|(outcome, count)| (outcome, read(count)));
+            let occurred = counted.filter(|(_, count)| *count > 0);
+            occurred.map(move |(outcome, count)| counter(&[("kind", kind.as_str()), ("outcome", outcome)], count))
+        });
+        let served = Kind::ALL.into_iter().zip(&stats.served).map(|(kind, count)| (kind, read(count)));
+        let served = served.filter(|(_, count)| *count > 0);
+        let served = served.map(|(kind, count)| counter(&[("kind", kind.as_str())], count));
+        vec![
+            counters("slimfaas_peer_calls_total", "Calls that this node made to others.", calls.collect()),
+            counters("slimfaas_peer_served_total", "Calls that others made to this node.", served.collect()),
+            counters(
+                "slimfaas_peer_bytes_total",
+                "Bytes on connections between nodes.",
+                vec![
+                    counter(&[("direction", "sent")], read(&stats.bytes_sent)),
+                    counter(&[("direction", "received")], read(&stats.bytes_received)),
+                ],
+            ),
+            gauges(
+                "slimfaas_peer_connections",
+                "Open connections between nodes, by who opened them: this one (outgoing) or the other (incoming).",
+                vec![
+                    gauge(&[("direction", "outgoing")], stats.outgoing.load(Ordering::Relaxed)),
+                    gauge(&[("direction", "incoming")], stats.incoming.load(Ordering::Relaxed)),
+                ],
+            ),
+            counters(
+                "slimfaas_peer_handshakes_failed_total",
+                "Connections that ended before both sides had proven the key.",
+                vec![
+                    counter(&[("direction", "outgoing")], read(&stats.handshakes_failed_outgoing)),
+                    counter(&[("direction", "incoming")], read(&stats.handshakes_failed_incoming)),
+                ],
+            ),
+            gauges(
+                "slimfaas_peers_silent",
+                "Ready nodes that do not tell what their functions do; nothing is scaled down meanwhile.",
+                vec![gauge(&[], stats.silent.load(Ordering::Relaxed))],
+            ),
+        ]
+    }
+}
+
+fn read(count: &AtomicU64) -> u64 {
+    count.load(Ordering::Relaxed)
 }
 
 /// One series of one function, with its labels.
@@ -319,6 +390,10 @@ mod tests {
         traffic.ended(&http::Method::GET, 200, Duration::from_millis(2));
         traffic.rejected("wake-timeout");
         metrics.scale_decided(&FunctionId::new("default", "fibonacci"), 0, 1, "call");
+        let peers = Arc::new(PeerStats::default());
+        metrics.add_peers(&peers).expect("is the only one");
+        peers.calls[0][3].fetch_add(2, Ordering::Relaxed);
+        peers.incoming.fetch_add(1, Ordering::Relaxed);
         let text = metrics.render();
         for line in [
             r#"http_requests_received_total{code="2xx",method="GET"} 1"#,
@@ -326,6 +401,9 @@ mod tests {
             r#"http_request_duration_seconds_count 1"#,
             r#"slimfaas_rejections_total{reason="wake-timeout"} 1"#,
             r#"slimfaas_autoscaler_desired_replicas{function="fibonacci",namespace="default"} 3"#,
+            r#"slimfaas_peer_calls_total{kind="activity",outcome="unknown"} 2"#,
+            r#"slimfaas_peer_connections{direction="incoming"} 1"#,
+            r#"slimfaas_peers_silent 0"#,
             r#"slimfaas_scale_decisions_total{direction="up",function="fibonacci",namespace="default",reason="call"} 1"#,
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");

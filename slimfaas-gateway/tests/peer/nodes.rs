@@ -20,6 +20,7 @@ pub(crate) const KEY: &str = "correct horse battery staple, twice over";
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) struct Running {
+    pub(crate) name: String,
     pub(crate) address: SocketAddr,
     pub(crate) client: Client,
     pub(crate) stats: Arc<PeerStats>,
@@ -38,12 +39,16 @@ pub(crate) fn fixed(text: &str) -> KeySource {
 }
 
 pub(crate) fn run(node: Node) -> Running {
+    run_with(node, watch::Sender::new(Arc::from([])))
+}
+
+pub(crate) fn run_with(node: Node, members: watch::Sender<Arc<[Peer]>>) -> Running {
     let (drain, watch) = drain::channel();
-    let members = watch::Sender::new(Arc::from([]));
-    let (address, client, stats, membership) = (node.address(), node.client(), node.stats(), members.subscribe());
+    let (name, membership) = (node.name().to_owned(), members.subscribe());
+    let (address, client, stats) = (node.address(), node.client(), node.stats());
     let mut tasks = JoinSet::new();
     tasks.spawn(async move { node.run(membership, watch).await.expect("runs") });
-    Running { address, client, stats, members, drain, tasks }
+    Running { name, address, client, stats, members, drain, tasks }
 }
 
 /// A node whose every service gives requests back.

@@ -46,7 +46,13 @@ const TABLE: &[Row] = &[
     row("readiness", &[]),
     row("signal", &[]),
     // Gauges are read from the table when somebody asks for them.
-    row("telemetry", &["config", "table"]),
+    row("telemetry", &["config", "table", "peer"]),
+    // The channel between nodes knows nothing of what goes through it but functions' activity.
+    row("peer", &["net", "table", "drain"]),
+    row("peer::digest", &[]),
+    row("peer::frame", &[]),
+    row("peer::inbox", &["peer::frame"]),
+    row("peer::outbox", &["peer::frame", "peer::noise"]),
     row("table", &["net"]),
     // `config` here and elsewhere: the plain values of what the operator asked for.
     row("proxy", &["table", "telemetry", "net", "config", "drain"]),
@@ -73,7 +79,7 @@ const TABLE: &[Row] = &[
     row("queue::element", &["queue::plan", "queue::retry"]),
     row("queue::plan", &["queue::element", "queue::retry"]),
     row("queue::retry", &["queue::element", "queue::plan"]),
-    row("store", &["net", "telemetry", "drain"]),
+    row("store", &["net", "peer", "telemetry", "drain"]),
     row("store::command", &["store::state", "store::snapshot", "queue::element", "queue::plan", "queue::retry"]),
     row("store::state", &["store::command", "store::snapshot", "queue::element", "queue::plan", "queue::retry"]),
     row("store::snapshot", &["store::command", "store::state", "queue::element", "queue::plan", "queue::retry"]),
@@ -95,6 +101,10 @@ const SCALER_CORES: &[&str] =
 /// Decisions: values in, values out. They run the same on every node and in every simulation.
 const PURE: &[&str] = &[
     "model",
+    "peer::digest",
+    "peer::frame",
+    "peer::inbox",
+    "peer::outbox",
     "proxy::visibility",
     "queue::element",
     "queue::plan",
@@ -130,6 +140,7 @@ const CLOCK_VALUES: &[&str] = &["Tick", "Instant"];
 /// Heavy dependencies, each with the one module that knows it. A trailing `*` stands for any rest.
 const OWNERS: &[(&str, &str)] = &[
     ("aya*", "agent"),
+    ("curve25519_dalek", "peer::noise"),
     ("k8s_openapi", "cluster::kube"),
     ("kube", "cluster::kube"),
     ("openraft*", "store::raft"),
@@ -137,6 +148,7 @@ const OWNERS: &[(&str, &str)] = &[
     ("prometheus", "telemetry"),
     ("redb", "store::raft"),
     ("serde_saphyr", "cluster::local"),
+    ("snow", "peer::noise"),
 ];
 
 /// The gateway's source folder, as git names it.

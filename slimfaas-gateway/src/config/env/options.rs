@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::values;
 use crate::config::url_template::UrlTemplate;
-use crate::config::{ClusterSource, Config, CorsOrigins, Limits, Listen, Log, LogFormat, fixed_functions};
+use crate::config::{ClusterSource, Config, CorsOrigins, Limits, Listen, Log, LogFormat, PeerPort, fixed_functions};
 
 pub(super) const NAMESPACE: &str = "SlimFaas__Namespace";
 pub(super) const ORCHESTRATOR: &str = "SlimFaas__Orchestrator";
@@ -117,6 +117,7 @@ impl Draft {
             awake_when_never_called: false,
             limits,
             log: Log { filter: String::new(), format: LogFormat::Text, no_color: false },
+            peer: PeerPort { port: 0, key_file: None },
             drain_delay: Duration::ZERO,
             drain_timeout: Duration::ZERO,
         };
@@ -231,6 +232,29 @@ pub(super) const OPTIONS: &[Opt] = &[
         is_list: false,
         reads: Reads::Text("an IP address", |draft, text| {
             draft.config.listen.address = values::address(text)?;
+            Ok(())
+        }),
+    },
+    Opt {
+        name: "SlimFaas__Peer__Port",
+        old: &[],
+        default: "3262",
+        doc: "Where gateway nodes reach each other, on the same address as the other ports. All nodes need the same. \
+              Nothing of it is served to whom does not hold the key.",
+        is_list: false,
+        reads: Reads::Whole(1..=65_535, |draft, n| draft.config.peer.port = narrow(n)),
+    },
+    Opt {
+        name: "SlimFaas__Peer__KeyFile",
+        old: &[],
+        default: "",
+        doc: "A file with the key that all gateway nodes share, such as a mounted Secret: a line of at least 32 random \
+              characters (`openssl rand -base64 32`). Needed with more than one node; without it the peer port is not \
+              opened. A second line is accepted from others but not used: to change keys without a stop, put the new \
+              one before the old one, and take the old one away when every node has read the file (every 5 seconds).",
+        is_list: false,
+        reads: Reads::Text("a file's path", |draft, text| {
+            draft.config.peer.key_file = Some(text.into());
             Ok(())
         }),
     },

@@ -2,7 +2,7 @@ use std::os::unix::ffi::OsStringExt as _;
 use std::time::Duration;
 
 use super::*;
-use crate::config::{CorsOrigins, Limits, Listen, Log, LogFormat};
+use crate::config::{CorsOrigins, Limits, Listen, Log, LogFormat, PeerPort};
 
 fn vars(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
     pairs.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect()
@@ -61,6 +61,7 @@ fn the_defaults() {
         awake_when_never_called: false,
         limits,
         log: Log { filter: "info".into(), format: LogFormat::Text, no_color: false },
+        peer: PeerPort { port: 3262, key_file: None },
         drain_delay: Duration::from_secs(5),
         drain_timeout: Duration::from_secs(30),
     };
@@ -99,6 +100,8 @@ fn every_field_has_an_option() {
             idle_upstream_timeout: second,
         },
         log: Log { filter: "x".into(), format: LogFormat::Json, no_color: false },
+        // No key by default, so that there is nothing to replace.
+        peer: PeerPort { port: 1, key_file: None },
         drain_delay: second,
         drain_timeout: second,
     };

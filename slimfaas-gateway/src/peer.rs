@@ -195,3 +195,6 @@ async fn run_links(
 fn addresses(peers: &[Peer]) -> BTreeSet<SocketAddr> {
     peers.iter().map(|peer| peer.address).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -113,7 +113,7 @@ impl Serving {
         }
     }
 
-    fn take(self: &Arc<Self>, record: &[u8], tasks: &mut JoinSet<()>) -> Result<(), Violation> {
+    pub(super) fn take(self: &Arc<Self>, record: &[u8], tasks: &mut JoinSet<()>) -> Result<(), Violation> {
         for frame in Frames(record) {
             match frame? {
                 Frame::Begin { id, head, data } => {

@@ -71,7 +71,7 @@ fn introduce(members: &[&Member], ready: bool) {
             let name = other.node.name.as_str().into();
             Peer { name, address: other.node.address, ready }
         };
-        member.node.members.send_replace(others.map(|other| peer(other)).collect());
+        member.node.members.send_replace(others.map(peer).collect());
     }
 }
 

@@ -79,7 +79,7 @@ const TABLE: &[Row] = &[
     row("queue::element", &["queue::plan", "queue::retry"]),
     row("queue::plan", &["queue::element", "queue::retry"]),
     row("queue::retry", &["queue::element", "queue::plan"]),
-    row("store", &["net", "peer", "telemetry", "drain"]),
+    row("store", &["net", "telemetry", "drain"]),
     row("store::command", &["store::state", "store::snapshot", "queue::element", "queue::plan", "queue::retry"]),
     row("store::state", &["store::command", "store::snapshot", "queue::element", "queue::plan", "queue::retry"]),
     row("store::snapshot", &["store::command", "store::state", "queue::element", "queue::plan", "queue::retry"]),

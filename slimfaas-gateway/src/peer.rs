@@ -80,7 +80,7 @@ pub struct Node {
 }
 
 impl Node {
-    /// Reads the keys and binds the port; needs no runtime.
+    /// Reads the keys and binds the port; needs no runtime. While there is no key file, nobody is accepted or reached.
     pub fn bind(options: NodeOptions) -> Result<Self, BindError> {
         if options.name.len() > NAME_BYTES_MAX {
             return Err(BindError::Name);
@@ -163,7 +163,9 @@ async fn run_links(
     mut drain: drain::Watch,
 ) {
     let mut running = JoinSet::new();
-    let mut members = addresses(&membership.borrow_and_update());
+    let mut members = BTreeSet::new();
+    membership.mark_changed();
+    let mut warned = false;
     loop {
         tokio::select! {
             biased; // the end first; then what ends links, then what makes new ones
@@ -171,6 +173,10 @@ async fn run_links(
             Some(_) = running.join_next() => {}
             Ok(()) = membership.changed() => {
                 let now = addresses(&membership.borrow_and_update());
+                if !now.is_empty() && !warned && dialer.keys.borrow().all().is_empty() {
+                    warned = true;
+                    warn_of_missing_key(now.len());
+                }
                 members.difference(&now).for_each(|left| dialer.client.leave(*left));
                 members = now;
             }
@@ -190,6 +196,30 @@ async fn run_links(
         () = async { while running.join_next().await.is_some() {} } => {}
         () = drain.forced() => {}
     }
+}
+
+/// For a node that has no peer port, since it was given no key file: says so once there are other nodes.
+pub async fn run_without(mut membership: watch::Receiver<Arc<[Peer]>>, mut drain: drain::Watch) {
+    let found = async {
+        match membership.wait_for(|peers| !peers.is_empty()).await {
+            Ok(peers) => warn_of_missing_key(peers.len()),
+            // There will never be any.
+            Err(_gone) => {}
+        }
+    };
+    tokio::select! {
+        biased; // the end first: nothing is to be said any more
+        () = drain.signaled() => {}
+        () = found => {}
+    }
+}
+
+fn warn_of_missing_key(others: usize) {
+    tracing::warn!(
+        others,
+        "there are other gateway nodes, and no key to talk to them: calls on them are unknown here; give all nodes the \
+         same SlimFaas__Peer__KeyFile"
+    );
 }
 
 fn addresses(peers: &[Peer]) -> BTreeSet<SocketAddr> {

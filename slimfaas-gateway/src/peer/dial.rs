@@ -82,7 +82,7 @@ impl Dialer {
     /// Tries each key in turn: a peer may not have the present one yet.
     async fn connect(&mut self, link: &Link) -> Result<(net::TcpStream, Agreed), HandshakeError> {
         let keys = Arc::clone(&self.keys.borrow_and_update());
-        let mut refused = HandshakeError::KeyRefused;
+        let mut refused = HandshakeError::NoKey;
         for key in keys.all() {
             match timeout(HANDSHAKE_TIME, self.connect_with(link, key)).await {
                 Ok(Err(HandshakeError::KeyRefused)) => refused = HandshakeError::KeyRefused,
@@ -122,7 +122,7 @@ impl Dialer {
                 biased; // what may end it before what keeps it
                 changed = self.keys.changed() => match changed {
                     // Made anew, so that no connection uses a key that is about to be taken away.
-                    Ok(()) => outdated |= self.keys.borrow_and_update().present() != key,
+                    Ok(()) => outdated |= self.keys.borrow_and_update().present() != Some(key),
                     Err(_ended) => return,
                 },
                 () = link.attention.notified() => {}

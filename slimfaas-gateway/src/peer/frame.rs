@@ -11,6 +11,9 @@
 //! The calling side numbers its calls; a reply has its call's number. `code` is the kind of a request or the outcome of
 //! a reply; `millis` is what is left of a request's time, and 0 in a reply.
 
+/// Of a record, without the 16 bytes that prove it genuine: Noise's limit is 65535.
+pub(super) const RECORD_BYTES_MAX: usize = 65_535 - 16;
+
 pub(super) const HEADER_BYTES: usize = 7;
 pub(super) const BEGIN_BYTES: usize = 9;
 

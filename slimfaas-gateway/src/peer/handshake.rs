@@ -67,6 +67,8 @@ pub(super) enum HandshakeError {
     Io(#[from] io::Error),
     #[error("it took too long")]
     TimedOut,
+    #[error("this node has no key for its peers; check SlimFaas__Peer__KeyFile")]
+    NoKey,
     #[error("the peer does not accept this node's key; check that both have the same key file")]
     KeyRefused,
     #[error("the caller has no accepted key, or is no gateway node")]

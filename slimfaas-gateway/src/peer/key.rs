@@ -41,8 +41,8 @@ impl fmt::Debug for Key {
     }
 }
 
-/// The keys of one reading of the file. Never empty.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The keys of one reading of the file; none while there is no such file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Keys(Vec<Key>);
 
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +57,12 @@ pub enum KeyError {
     TooShort(usize),
     #[error("it has more than 4 keys; leave the present one and the one before")]
     TooMany,
+}
+
+impl KeyError {
+    fn is_absence(&self) -> bool {
+        matches!(self, Self::Read { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
 }
 
 impl Keys {
@@ -77,8 +83,8 @@ impl Keys {
     }
 
     /// For calls.
-    pub(super) fn present(&self) -> &Key {
-        self.0.first().expect("there is a key")
+    pub(super) fn present(&self) -> Option<&Key> {
+        self.0.first()
     }
 
     /// The present one first.
@@ -100,14 +106,19 @@ pub enum KeySource {
 }
 
 impl KeySource {
+    /// A file that does not exist is no error: a gateway that is alone needs no key, and one that gets company can be
+    /// given it without a restart.
     pub(super) fn read(&self) -> Result<Keys, KeyError> {
         match self {
             Self::Fixed(keys) => Ok(keys.clone()),
-            Self::File(path) => read(path),
+            Self::File(path) => read(path).or_else(|error| match error.is_absence() {
+                true => Ok(Keys::default()),
+                false => Err(error),
+            }),
         }
     }
 
-    /// Follows the source for ever. A file that has become bad changes nothing: the keys before it go on.
+    /// Follows the source for ever. A file that has become bad or is gone changes nothing: the keys before it go on.
     pub(super) async fn follow(self, keys: watch::Sender<Arc<Keys>>) {
         let Self::File(path) = self else { return std::future::pending().await };
         let mut known_problem = String::new();
@@ -128,6 +139,7 @@ impl KeySource {
                         tracing::info!("the keys of the peer port have changed");
                     }
                 }
+                Err(absence) if absence.is_absence() && keys.borrow().all().is_empty() => {}
                 Err(problem) => {
                     let problem = problem.to_string();
                     if problem != known_problem {
@@ -179,8 +191,24 @@ mod tests {
         let one = "k".repeat(32);
         assert_eq!(keys(&one), keys(&format!(" {one}\n")));
         assert_ne!(keys(&one), keys(&one.to_uppercase()));
-        assert!(keys(&format!("{one}1\n{one}")).accepts(keys(&one).present()));
-        assert!(!keys(&format!("{one}1")).accepts(keys(&one).present()));
+        assert!(keys(&format!("{one}1\n{one}")).accepts(keys(&one).present().unwrap()));
+        assert!(!keys(&format!("{one}1")).accepts(keys(&one).present().unwrap()));
+    }
+
+    #[test]
+    fn a_file_may_be_absent_and_may_not_be_bad() {
+        let folder = std::env::temp_dir().join(format!("slimfaas-key-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let file = folder.join("key");
+        let source = KeySource::File(file.clone());
+        assert_eq!(source.read().unwrap(), Keys::default());
+        std::fs::write(&file, "short").unwrap();
+        assert!(matches!(source.read(), Err(KeyError::TooShort(1))));
+        std::fs::write(&file, "k".repeat(65 << 10)).unwrap();
+        assert!(matches!(source.read(), Err(KeyError::TooLarge(_))));
+        std::fs::write(&file, "k".repeat(32)).unwrap();
+        assert_eq!(source.read().unwrap(), Keys::parse(&"k".repeat(32)).unwrap());
+        std::fs::remove_dir_all(&folder).unwrap();
     }
 
     #[test]

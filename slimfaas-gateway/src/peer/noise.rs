@@ -13,6 +13,7 @@ use snow::resolvers::{BoxedCryptoResolver, CryptoResolver, RingResolver};
 use snow::types::{Cipher, Dh, Hash, Random};
 use snow::{Builder, HandshakeState, StatelessTransportState};
 
+use crate::peer::frame;
 use crate::peer::key::Key;
 
 const PATTERN: &str = "Noise_NNpsk0_25519_ChaChaPoly_SHA256";
@@ -25,6 +26,7 @@ pub(super) const RECORD_BYTES_MAX: usize = 65_535;
 pub(super) const TAG_BYTES: usize = 16;
 /// What fits a record.
 pub(super) const PLAIN_BYTES_MAX: usize = RECORD_BYTES_MAX - TAG_BYTES;
+const _: () = assert!(PLAIN_BYTES_MAX == frame::RECORD_BYTES_MAX, "what is made of frames fits");
 
 /// Beside the payload, in either message of the handshake: an ephemeral key and a tag.
 const HANDSHAKE_OVERHEAD: usize = 32 + TAG_BYTES;
@@ -198,7 +200,7 @@ mod tests {
     use crate::peer::key::Keys;
 
     fn key(letter: &str) -> Key {
-        Keys::parse(&letter.repeat(32)).unwrap().present().clone()
+        Keys::parse(&letter.repeat(32)).unwrap().present().unwrap().clone()
     }
 
     fn sessions() -> (Session, Session) {

@@ -7,14 +7,13 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-use crate::peer::frame::{BEGIN_BYTES, Frame, HEADER_BYTES, Head};
-use crate::peer::noise::PLAIN_BYTES_MAX;
+use crate::peer::frame::{BEGIN_BYTES, Frame, HEADER_BYTES, Head, RECORD_BYTES_MAX};
 
 /// The part of a long message that goes at a time: four share a record, and the headers are a thousandth of it.
 pub(super) const PART_BYTES: usize = 16_000;
 
 /// What short messages may take of a record while a long one waits.
-const SHORT_SHARE: usize = PLAIN_BYTES_MAX - PART_BYTES - HEADER_BYTES - BEGIN_BYTES;
+const SHORT_SHARE: usize = RECORD_BYTES_MAX - PART_BYTES - HEADER_BYTES - BEGIN_BYTES;
 
 #[derive(Debug)]
 struct Message {
@@ -89,12 +88,12 @@ impl Outbox {
 
     /// Appends frames to an empty record and calls `ended` with each message of which the last part is in it.
     pub(super) fn fill(&mut self, record: &mut Vec<u8>, mut ended: impl FnMut(u32)) {
-        while record.len() + HEADER_BYTES <= PLAIN_BYTES_MAX
+        while record.len() + HEADER_BYTES <= RECORD_BYTES_MAX
             && let Some(frame) = self.control.pop_front()
         {
             frame.write(record);
         }
-        let limit = if self.long.is_empty() { PLAIN_BYTES_MAX } else { SHORT_SHARE };
+        let limit = if self.long.is_empty() { RECORD_BYTES_MAX } else { SHORT_SHARE };
         let fits = |record: &Vec<u8>, message: &Message| {
             record.len() + HEADER_BYTES + BEGIN_BYTES + message.payload.len() <= limit
         };
@@ -102,7 +101,7 @@ impl Outbox {
             Frame::Begin { id: message.id, head: message.head, data: &message.payload }.write(record);
             ended(message.id);
         }
-        while record.len() + HEADER_BYTES + BEGIN_BYTES < PLAIN_BYTES_MAX
+        while record.len() + HEADER_BYTES + BEGIN_BYTES < RECORD_BYTES_MAX
             && let Some(mut message) = self.long.pop_front()
         {
             if message.send_part(record) {
@@ -117,7 +116,7 @@ impl Outbox {
 impl Message {
     /// Writes the next part; true after the last one.
     fn send_part(&mut self, record: &mut Vec<u8>) -> bool {
-        let room = PLAIN_BYTES_MAX - record.len() - HEADER_BYTES - BEGIN_BYTES;
+        let room = RECORD_BYTES_MAX - record.len() - HEADER_BYTES - BEGIN_BYTES;
         let from = self.sent.unwrap_or(0);
         let to = self.payload.len().min(from + room.min(PART_BYTES));
         let data = &self.payload[from..to];
@@ -141,7 +140,7 @@ mod tests {
     fn record(outbox: &mut Outbox) -> (Vec<(u32, usize)>, Vec<u32>) {
         let (mut record, mut ended) = (Vec::new(), Vec::new());
         outbox.fill(&mut record, |id| ended.push(id));
-        assert!(record.len() <= PLAIN_BYTES_MAX);
+        assert!(record.len() <= RECORD_BYTES_MAX);
         let parts = Frames(&record).map(|frame| match frame.unwrap() {
             Frame::Begin { id, data, .. } | Frame::More { id, data } => (id, data.len()),
             Frame::Cancel { id } => (id, 0),
@@ -204,7 +203,7 @@ mod tests {
             while !outbox.is_empty() {
                 let mut record = Vec::new();
                 outbox.fill(&mut record, |_| {});
-                prop_assert!(!record.is_empty() && record.len() <= PLAIN_BYTES_MAX);
+                prop_assert!(!record.is_empty() && record.len() <= RECORD_BYTES_MAX);
                 for frame in Frames(&record) {
                     let whole = match frame.unwrap() {
                         Frame::Begin { id, head, data } => inbox.begin(id, head, data),

@@ -56,7 +56,8 @@ fn node(versions: Versions) -> Running {
 
 async fn dial(address: SocketAddr) -> (Reader, Writer) {
     let mut stream = TcpStream::connect(address).await.unwrap();
-    let Agreed { session, .. } = handshake::call(&mut stream, keys().present(), "raw", VERSIONS).await.unwrap();
+    let Agreed { session, .. } =
+        handshake::call(&mut stream, keys().present().unwrap(), "raw", VERSIONS).await.unwrap();
     pipe::split(stream, session, &Arc::default())
 }
 
@@ -101,14 +102,14 @@ async fn another_version_is_refused_with_a_reason_on_both_ends() {
         assert_eq!(to.stats.handshakes_failed_incoming.load(Ordering::Relaxed), 1);
     }
     let mut stream = TcpStream::connect(new.address).await.unwrap();
-    let refused = handshake::call(&mut stream, keys().present(), "raw", VERSIONS).await;
+    let refused = handshake::call(&mut stream, keys().present().unwrap(), "raw", VERSIONS).await;
     assert!(matches!(refused, Err(HandshakeError::Version { ours: VERSIONS, theirs: NEXT })));
 }
 
 #[tokio::test]
 async fn a_recorded_first_message_gets_no_further() {
     let node = node(VERSIONS);
-    let (_, first) = Handshake::call(keys().present(), &[0, 1, 0, 1, b'x']);
+    let (_, first) = Handshake::call(keys().present().unwrap(), &[0, 1, 0, 1, b'x']);
     let mut stream = TcpStream::connect(node.address).await.unwrap();
     let framed = [&u16::try_from(first.len()).unwrap().to_be_bytes()[..], &first].concat();
     stream.write_all(&framed).await.unwrap();

@@ -84,8 +84,13 @@ async fn keys_change_without_a_stop() {
     std::fs::create_dir_all(&folder).unwrap();
     let files = ["one", "two"].map(|name| folder.join(name));
     let (old, new) = (KEY.to_owned(), format!("{KEY}, anew"));
-    files.iter().for_each(|file| std::fs::write(file, &old).unwrap());
+    std::fs::write(&files[0], &old).unwrap();
     let [one, two] = [from_file("one", &files[0]), from_file("two", &files[1])];
+    for (from, to) in [(&one, &two), (&two, &one)] {
+        assert!(call(from, to).await.is_err_and(|error| error.is_repeatable()), "one has no key yet");
+    }
+    std::fs::write(&files[1], &old).unwrap();
+    tokio::time::sleep(Duration::from_millis(5500)).await;
     let hello = Ok(Bytes::from_static(b"hello"));
     // In any order, as nodes get a changed Secret at different times; a call after each step and many in between.
     let both = format!("{new}\n{old}");

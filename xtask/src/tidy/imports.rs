@@ -52,7 +52,7 @@ const TABLE: &[Row] = &[
     row("peer::digest", &[]),
     row("peer::frame", &[]),
     row("peer::inbox", &["peer::frame"]),
-    row("peer::outbox", &["peer::frame", "peer::noise"]),
+    row("peer::outbox", &["peer::frame"]),
     row("table", &["net"]),
     // `config` here and elsewhere: the plain values of what the operator asked for.
     row("proxy", &["table", "telemetry", "net", "config", "drain"]),

@@ -1,5 +1,6 @@
 //! The composition root: `build` wires and binds, `run` starts everything and ends it in order.
 
+mod peers;
 pub mod source;
 
 use std::io;
@@ -7,11 +8,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::api::Api;
+use crate::app::peers::Channel;
+pub use crate::app::peers::PeersError;
 use crate::app::source::Source;
 use crate::clock::Tick;
 use crate::config::Config;
@@ -22,7 +26,7 @@ use crate::proxy::wake::Wake;
 use crate::proxy::{Gateway, listener};
 use crate::readiness::Readiness;
 use crate::scaler::decide::Reason;
-use crate::scaler::{ScaleObserver, Scaler, WakeHandle};
+use crate::scaler::{Authority, ScaleObserver, Scaler, WakeHandle};
 use crate::signal::Termination;
 use crate::table::view::Function;
 use crate::telemetry::metrics::{Metrics, MetricsError};
@@ -36,6 +40,7 @@ pub struct App {
     addresses: Vec<SocketAddr>,
     scaler: Scaler,
     source: Source,
+    channel: Option<Channel>,
     readiness: Readiness,
 }
 
@@ -45,6 +50,8 @@ pub enum BuildError {
     Listen { address: SocketAddr, source: io::Error },
     #[error(transparent)]
     Metrics(#[from] MetricsError),
+    #[error(transparent)]
+    Peers(#[from] PeersError),
 }
 
 impl App {
@@ -55,14 +62,24 @@ impl App {
         let stats = Arc::new(TrafficStats::default());
         let metrics = Metrics::new(&table, &stats)?;
         let readiness = Readiness::default();
+        let wake = WakeHandle::default();
+        let channel = match &source.peers {
+            Some(peers) => Some(Channel::bind(&config, peers.membership.clone(), &table, &metrics, wake.clone())?),
+            None => None,
+        };
+        let authority = match (&channel, &source.peers) {
+            (Some(channel), Some(peers)) => channel.authority(peers),
+            _ => Authority::sole(),
+        };
         let scaler = Scaler::new(
             Arc::clone(&table),
             Arc::clone(&source.cluster),
             Arc::new(ScaleMetrics(Arc::clone(&metrics))),
-            source.authority.clone(),
+            authority,
+            wake.clone(),
             config.awake_when_never_called,
         );
-        let wake: Arc<dyn Wake> = Arc::new(ScalerWake(scaler.wake_handle()));
+        let wake: Arc<dyn Wake> = Arc::new(ScalerWake(wake));
         let api = Api {
             table: Arc::clone(&table),
             cluster: Arc::clone(&source.cluster),
@@ -80,7 +97,7 @@ impl App {
             stats,
             leaving: AtomicBool::new(false),
         });
-        Ok(Self { config, gateway, listeners, addresses, scaler, source, readiness })
+        Ok(Self { config, gateway, listeners, addresses, scaler, source, channel, readiness })
     }
 
     /// Where it listens, with real port numbers.
@@ -92,6 +109,12 @@ impl App {
     pub async fn run(self, mut termination: Termination) -> io::Result<bool> {
         let (traffic, traffic_watch) = drain::channel();
         let (control, control_watch) = drain::channel();
+        // The last to end: everything else may have to tell its peers something.
+        let (peers, peers_watch) = drain::channel();
+        let mut channel = JoinSet::new();
+        if let Some(peers) = self.channel {
+            channel.spawn(peers.run(peers_watch));
+        }
         let mut workers = JoinSet::new();
         workers.spawn((self.source.worker)(self.readiness.clone(), control_watch.clone()));
         if let Some(mut changes) = self.source.dependency_changes {
@@ -127,12 +150,17 @@ impl App {
         }
         control.drain(drain_timeout).await;
         while workers.join_next().await.is_some() {}
+        peers.drain(PEERS_DRAIN).await;
+        while channel.join_next().await.is_some() {}
         for core in cores {
             core.join().map_err(|_panic| io::Error::other("a traffic thread panicked"))??;
         }
         Ok(cut)
     }
 }
+
+/// For what peers still ask of this node, or are asked.
+const PEERS_DRAIN: Duration = Duration::from_secs(2);
 
 fn bind(config: &Config) -> Result<(Vec<Vec<std::net::TcpListener>>, Vec<SocketAddr>), BuildError> {
     let mut cores: Vec<Vec<std::net::TcpListener>> = (0..config.traffic_threads).map(|_| Vec::new()).collect();

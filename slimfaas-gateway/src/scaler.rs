@@ -144,19 +144,20 @@ struct Pass {
 }
 
 impl Scaler {
-    /// `awake_when_never_called`: a function that was never called counts as called when it is first seen.
+    /// `wake`: what it listens to. `awake_when_never_called`: a function that was never called counts as called when it is first seen.
     pub fn new(
         table: Arc<Table>,
         cluster: Arc<dyn Cluster>,
         observer: Arc<dyn ScaleObserver>,
         authority: Authority,
+        wake: WakeHandle,
         awake_when_never_called: bool,
     ) -> Self {
         Self {
             table,
             cluster,
             observer,
-            wake: WakeHandle::default(),
+            wake,
             authority,
             awake_when_never_called,
             wall_clock: Box::new(clock::utc),

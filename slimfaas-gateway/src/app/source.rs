@@ -17,9 +17,9 @@ use crate::config::url_template::{UrlError, UrlTemplate};
 use crate::config::{Config, fixed_functions};
 use crate::drain;
 use crate::model::caller::Caller;
+use crate::model::peer::Peer;
 use crate::model::problem::Problem;
 use crate::readiness::Readiness;
-use crate::scaler::Authority;
 use crate::table::{CallerIndex, Table};
 
 /// Where the functions come from, and what goes with it.
@@ -30,11 +30,21 @@ pub struct Source {
     pub callers: Arc<dyn CallerIndex>,
     /// Sees each change of what `Cluster::dependency_ready` answers, where it can change.
     pub dependency_changes: Option<watch::Receiver<u64>>,
-    /// What this node may decide among its peers.
-    pub authority: Authority,
+    /// Where there can be other gateway nodes.
+    pub peers: Option<Peers>,
     /// Runs until the given signal; ends what the cluster started. Holds the process unready until it knows the
     /// functions.
     pub worker: Box<dyn FnOnce(Readiness, drain::Watch) -> ClusterFuture<'static, ()> + Send>,
+}
+
+/// This gateway node among the others.
+pub struct Peers {
+    /// Whether this node does what only one may do.
+    pub leads: watch::Receiver<bool>,
+    /// The other nodes.
+    pub membership: watch::Receiver<Arc<[Peer]>>,
+    /// Whether there is no other.
+    pub alone: watch::Receiver<bool>,
 }
 
 /// Child processes of this one.
@@ -50,7 +60,7 @@ pub fn local(manifest: Manifest, clean: bool, config: &Config) -> Result<Source,
         table,
         callers: cluster.callers(),
         dependency_changes: Some(cluster.dependency_changes()),
-        authority: Authority::sole(),
+        peers: None,
         worker: Box::new(move |_readiness, mut end| {
             Box::pin(async move { running.run(async { end.signaled().await }).await })
         }),
@@ -69,7 +79,7 @@ pub fn fixed(text: &str, config: &Config) -> Result<(Source, Vec<Problem>), Vec<
         cluster: Arc::new(FixedCluster::new(functions.functions, &config.namespace, &table)),
         callers: Arc::new(NobodyKnown),
         dependency_changes: None,
-        authority: Authority::sole(),
+        peers: None,
         worker: Box::new(|_readiness, mut end| Box::pin(async move { end.signaled().await })),
     };
     Ok((source, functions.warnings))
@@ -83,7 +93,7 @@ pub async fn kubernetes(config: &Config) -> Result<Source, KubernetesError> {
         other_namespaces: config.other_namespaces.clone(),
         template: UrlTemplate::parse(&config.base_function_url)?,
         pod_name: config.pod_name.clone(),
-        peer_port: PEER_PORT,
+        peer_port: config.peer.port,
     };
     let cluster = KubeCluster::connect(options, Arc::clone(&table)).await?;
     let running = Arc::clone(&cluster);
@@ -91,7 +101,7 @@ pub async fn kubernetes(config: &Config) -> Result<Source, KubernetesError> {
         table,
         callers: Arc::<KubeCluster>::clone(&cluster),
         dependency_changes: Some(cluster.dependency_changes()),
-        authority: Authority::new(cluster.leads(), cluster.is_alone()),
+        peers: Some(Peers { leads: cluster.leads(), membership: cluster.peers(), alone: cluster.is_alone() }),
         worker: Box::new(move |readiness, end| {
             // Before the first poll, so that there is no moment at which it seems ready.
             let listed = readiness.block("the first list of functions and pods from the API server");
@@ -100,9 +110,6 @@ pub async fn kubernetes(config: &Config) -> Result<Source, KubernetesError> {
         cluster,
     })
 }
-
-/// Where gateway nodes reach each other.
-const PEER_PORT: u16 = 3262;
 
 #[derive(Debug, thiserror::Error)]
 pub enum KubernetesError {

@@ -167,7 +167,14 @@ fn start_odd(functions: &[(&str, FunctionSpec)], odd: Option<(&'static str, Odd)
     }
     let counts = Arc::new(Counts::default());
     let observer: Arc<dyn ScaleObserver> = Arc::<Counts>::clone(&counts);
-    let mut scaler = Scaler::new(table, Arc::<MemoryCluster>::clone(&cluster), observer, Authority::sole(), false);
+    let mut scaler = Scaler::new(
+        table,
+        Arc::<MemoryCluster>::clone(&cluster),
+        observer,
+        Authority::sole(),
+        WakeHandle::default(),
+        false,
+    );
     let wall_start: DateTime<Utc> = WALL_START.parse().expect("an instant");
     scaler.wall_clock = Box::new(move || wall_start + clock::now().duration_since(began));
     let wake = scaler.wake_handle();

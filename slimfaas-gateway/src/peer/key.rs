@@ -100,8 +100,10 @@ impl Keys {
 /// Where keys come from.
 #[derive(Clone, Debug)]
 pub enum KeySource {
-    /// Read now, and again after each such time ([`LOOK_EVERY`]).
-    File(PathBuf, Duration),
+    /// Read now, and again every [`LOOK_EVERY`].
+    File(PathBuf),
+    /// Read now, and again after each such time.
+    FileEvery(PathBuf, Duration),
     Fixed(Keys),
 }
 
@@ -111,7 +113,7 @@ impl KeySource {
     pub(super) fn read(&self) -> Result<Keys, KeyError> {
         match self {
             Self::Fixed(keys) => Ok(keys.clone()),
-            Self::File(path, _) => read(path).or_else(|error| match error.is_absence() {
+            Self::File(path) | Self::FileEvery(path, _) => read(path).or_else(|error| match error.is_absence() {
                 true => Ok(Keys::default()),
                 false => Err(error),
             }),
@@ -120,7 +122,11 @@ impl KeySource {
 
     /// Follows the source for ever. A file that has become bad or is gone changes nothing: the keys before it go on.
     pub(super) async fn follow(self, keys: watch::Sender<Arc<Keys>>) {
-        let Self::File(path, look_every) = self else { return std::future::pending().await };
+        let (path, look_every) = match self {
+            Self::File(path) => (path, LOOK_EVERY),
+            Self::FileEvery(path, look_every) => (path, look_every),
+            Self::Fixed(_) => return std::future::pending().await,
+        };
         let mut known_problem = String::new();
         loop {
             tokio::time::sleep(look_every).await;
@@ -200,7 +206,7 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("slimfaas-key-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
         let file = folder.join("key");
-        let source = KeySource::File(file.clone(), LOOK_EVERY);
+        let source = KeySource::File(file.clone());
         assert_eq!(source.read().unwrap(), Keys::default());
         std::fs::write(&file, "short").unwrap();
         assert!(matches!(source.read(), Err(KeyError::TooShort(1))));

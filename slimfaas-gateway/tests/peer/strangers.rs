@@ -76,7 +76,7 @@ async fn strangers_cannot_keep_nodes_out() {
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 fn from_file(name: &str, file: &std::path::Path) -> Running {
-    let node = bind(name, KeySource::File(file.to_owned(), LOOK_EVERY));
+    let node = bind(name, KeySource::FileEvery(file.to_owned(), LOOK_EVERY));
     node.register(Kind::Raft, Arc::new(Echo));
     run(node)
 }

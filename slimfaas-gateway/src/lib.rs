@@ -12,6 +12,7 @@ pub mod model;
 pub mod net;
 pub mod peer;
 pub mod proxy;
+pub mod queue;
 pub mod readiness;
 pub mod scaler;
 pub mod signal;

@@ -1,0 +1,169 @@
+//! Where the state machine keeps what does not fit in memory: ordered tables of bytes, changed in one transaction.
+
+use bytes::Bytes;
+
+use super::codec::DecodeError;
+
+/// One ordered table. The number is part of the format of snapshots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Table {
+    /// A fixed text → what exists once.
+    Meta = 0,
+    /// Function's number → its name, limits and counters.
+    Functions = 1,
+    /// Peer → its incarnation.
+    Nodes = 2,
+    /// Element → its state and attempts.
+    Elements = 3,
+    /// Element → its request.
+    Requests = 4,
+    /// Function's number, sequence number → element that waits for a slot.
+    Ready = 5,
+    /// Peer, sequence number → element that the peer is delivering.
+    Held = 6,
+    /// Time, sequence number → element to look at then.
+    Timers = 7,
+    /// Function's number, sequence number → dead letter.
+    Dead = 8,
+    /// Peer, number of its batch → replies that it may not have received.
+    Replies = 9,
+}
+
+impl Table {
+    pub const ALL: [Self; 10] = [
+        Self::Meta,
+        Self::Functions,
+        Self::Nodes,
+        Self::Elements,
+        Self::Requests,
+        Self::Ready,
+        Self::Held,
+        Self::Timers,
+        Self::Dead,
+        Self::Replies,
+    ];
+
+    pub fn of(number: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(number)).copied()
+    }
+
+    /// Its name in the database and in messages.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Meta => "meta",
+            Self::Functions => "functions",
+            Self::Nodes => "nodes",
+            Self::Elements => "elements",
+            Self::Requests => "requests",
+            Self::Ready => "ready",
+            Self::Held => "held",
+            Self::Timers => "timers",
+            Self::Dead => "dead",
+            Self::Replies => "replies",
+        }
+    }
+}
+
+/// The state cannot be read or written any more. The node must stop: going on would make it differ from its peers.
+#[derive(Debug, thiserror::Error)]
+pub enum TableError {
+    #[error("the database failed: check the disk")]
+    Database(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("table {} is damaged at key {}: {problem}", table.as_str(), hex(key))]
+    Damaged { table: Table, key: Vec<u8>, problem: &'static str },
+    #[error("log entry {index} {problem}")]
+    DamagedLog { index: u64, problem: &'static str },
+}
+
+impl TableError {
+    pub fn damaged(table: Table, key: &[u8], problem: &'static str) -> Self {
+        Self::Damaged { table, key: key.to_vec(), problem }
+    }
+
+    /// What is on the disk is not what was written there.
+    pub fn is_damage(&self) -> bool {
+        matches!(self, Self::Damaged { .. } | Self::DamagedLog { .. })
+    }
+
+    pub fn undecodable(table: Table, key: &[u8]) -> impl Fn(DecodeError) -> Self {
+        move |error| Self::damaged(table, key, error.0)
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+pub type Result<T> = std::result::Result<T, TableError>;
+
+/// A key and its value.
+pub type Row = (Vec<u8>, Bytes);
+
+/// Reads.
+pub trait Reading {
+    fn value(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>>;
+
+    /// The row with the smallest key that is at least `from`.
+    fn first(&self, table: Table, from: &[u8]) -> Result<Option<Row>>;
+}
+
+/// Reads and changes within one transaction.
+pub trait Tables: Reading {
+    fn put(&mut self, table: Table, key: &[u8], value: &[u8]) -> Result<()>;
+
+    /// Does nothing when there is no such key.
+    fn remove(&mut self, table: Table, key: &[u8]) -> Result<()>;
+}
+
+/// Two numbers as one key, ordered by the first and then by the second.
+pub fn pair(first: u64, second: u64) -> [u8; 16] {
+    let mut key = [0; 16];
+    key[..8].copy_from_slice(&first.to_be_bytes());
+    key[8..].copy_from_slice(&second.to_be_bytes());
+    key
+}
+
+/// The numbers of [`pair`].
+pub fn unpair(key: &[u8]) -> Option<(u64, u64)> {
+    let (first, second) = key.split_first_chunk::<8>()?;
+    Some((u64::from_be_bytes(*first), u64::from_be_bytes(second.try_into().ok()?)))
+}
+
+/// Tables in memory, for tests and for models.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MemoryTables(std::collections::BTreeMap<(Table, Vec<u8>), Bytes>);
+
+impl MemoryTables {
+    /// All rows in order.
+    pub fn rows(&self) -> impl Iterator<Item = (Table, &[u8], &Bytes)> {
+        self.0.iter().map(|((table, key), value)| (*table, &**key, value))
+    }
+
+    pub fn count(&self, table: Table) -> usize {
+        self.rows().filter(|(of, ..)| *of == table).count()
+    }
+}
+
+impl Reading for MemoryTables {
+    fn value(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>> {
+        Ok(self.0.get(&(table, key.to_vec())).cloned())
+    }
+
+    fn first(&self, table: Table, from: &[u8]) -> Result<Option<Row>> {
+        let next = self.0.range((table, from.to_vec())..).next();
+        Ok(next.filter(|((of, _), _)| *of == table).map(|((_, key), value)| (key.clone(), value.clone())))
+    }
+}
+
+impl Tables for MemoryTables {
+    fn put(&mut self, table: Table, key: &[u8], value: &[u8]) -> Result<()> {
+        self.0.insert((table, key.to_vec()), Bytes::copy_from_slice(value));
+        Ok(())
+    }
+
+    fn remove(&mut self, table: Table, key: &[u8]) -> Result<()> {
+        self.0.remove(&(table, key.to_vec()));
+        Ok(())
+    }
+}

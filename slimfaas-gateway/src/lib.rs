@@ -16,5 +16,6 @@ pub mod queue;
 pub mod readiness;
 pub mod scaler;
 pub mod signal;
+pub mod store;
 pub mod table;
 pub mod telemetry;

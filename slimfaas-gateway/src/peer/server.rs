@@ -140,7 +140,7 @@ impl Server {
                 forced.forced().await;
             }
             () = revoked => {
-                serving.leave();
+                serving.close();
                 tokio::time::sleep(REVOKED_GRACE).await;
             }
         }

@@ -1,0 +1,340 @@
+//! The replicated log and the state that it makes, on this node's disk and among its peers. The only module that knows
+//! openraft and redb.
+
+mod damage;
+mod database;
+mod duties;
+mod found;
+mod links;
+mod log;
+mod machine;
+mod members;
+mod network;
+mod open;
+mod proposer;
+mod rpc;
+mod sequencer;
+mod serve;
+mod shared;
+mod types;
+mod wire;
+mod writer;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use openraft::{Config, Raft, SnapshotPolicy};
+use redb::Database;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+
+use self::database::StateImage;
+pub use self::database::StorageBackend;
+use self::links::{Links, kind};
+use self::network::Network;
+pub use self::open::DiskWriter;
+use self::open::Opened;
+use self::proposer::{Fate, Proposal, Way};
+use self::serve::Server;
+pub use self::shared::Counters;
+use self::shared::lock;
+pub use self::types::Entropy;
+use self::types::Types;
+use super::{Effect, Options, Role, StoreError};
+use crate::clock;
+use crate::model::function::FunctionId;
+use crate::queue::codec::Reader;
+use crate::queue::command::{Command, Reply};
+use crate::queue::element::PeerRun;
+use crate::queue::function::FunctionQueue;
+use crate::queue::tables;
+
+/// A leader is heard this often. openraft also gives each of its calls to a peer this long, a disk's sync there
+/// included; a call that takes longer is repeated.
+const HEARTBEAT: Duration = Duration::from_millis(100);
+
+/// A follower that hears no leader waits for the longest of these (the leader's lease), and then a random one between
+/// them, before it asks for votes: 600 to 700 ms after the leader's end. A lease of three and a half heartbeats outlives
+/// a sync of 250 ms, which disks that are not broken rarely need.
+const ELECTION_MIN: Duration = Duration::from_millis(250);
+const ELECTION_MAX: Duration = Duration::from_millis(350);
+
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The running parts of a node.
+pub(super) struct Node {
+    raft: Raft<Types>,
+    way: Way,
+    server: Server,
+    proposals: mpsc::Sender<Proposal>,
+    database: Arc<Database>,
+    role: watch::Sender<Role>,
+}
+
+/// What `run` needs and nobody else.
+pub(super) struct Loops {
+    proposals: mpsc::Receiver<Proposal>,
+    submissions: mpsc::Receiver<sequencer::Submission>,
+    listed_after: Duration,
+    log_bytes: u64,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+pub(super) async fn open(options: Options) -> Result<(Node, Loops, mpsc::UnboundedReceiver<Effect>), StoreError> {
+    let unopened = |error: &dyn std::error::Error| StoreError::Unopened(with_sources(error));
+    let has_backend = options.backend.is_some();
+    let has_peers = options.peers.borrow().iter().any(|peer| peer.name != options.name);
+    let database = match options.backend {
+        Some(backend) => database::open_backend(backend).map_err(|error| unopened(&error))?,
+        None => damage::open(&options.folder, has_peers).map_err(|error| unopened(&error))?,
+    };
+    let mark = (!has_backend).then(|| damage::mark_in(&options.folder));
+    let (effects, effects_out) = mpsc::unbounded_channel();
+    let opened =
+        open::open(database, &options.name, options.writer, effects, mark).map_err(|error| unopened(&error))?;
+    let Opened { log, machine, shared, disk, database, thread, node, cluster } = opened;
+    let links = Arc::new(Links::new(options.transport, options.peers, node, options.name, cluster));
+    let network = Network { links: Arc::clone(&links), shared: Arc::clone(&shared) };
+    let config = Arc::new(config());
+    let raft = Raft::new(node, config, network, log, machine).await.map_err(|error| unopened(&error))?;
+    let (submit, submissions) = mpsc::channel(sequencer::WAITING_MAX);
+    let (propose, proposals) = mpsc::channel(proposer::WAITING_MAX);
+    let way =
+        Way { raft: raft.clone(), links: Arc::clone(&links), shared: Arc::clone(&shared), sequencer: submit.clone() };
+    let server = Server {
+        raft: raft.clone(),
+        links,
+        shared,
+        disk,
+        sequencer: submit,
+        departures: members::Departures::default(),
+        incoming: tokio::sync::Mutex::default(),
+    };
+    let node = Node { raft, way, server, proposals: propose, database, role: watch::Sender::new(Role::default()) };
+    let loops =
+        Loops { proposals, submissions, listed_after: options.found_after, log_bytes: options.log_bytes, thread };
+    Ok((node, loops, effects_out))
+}
+
+fn config() -> Config {
+    let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    Config {
+        cluster_name: "slimfaas".to_owned(),
+        heartbeat_interval: millis(HEARTBEAT),
+        election_timeout_min: millis(ELECTION_MIN),
+        election_timeout_max: millis(ELECTION_MAX),
+        // `duties::compact` counts bytes, which openraft does not.
+        snapshot_policy: SnapshotPolicy::Never,
+        max_in_snapshot_log_to_keep: u64::MAX,
+        replication_lag_threshold: u64::MAX,
+        ..Config::default()
+    }
+}
+
+impl Node {
+    /// Runs until `stop`, then leaves the cluster and closes the database.
+    pub(super) async fn run(&self, loops: Loops, stop: impl Future<Output = ()>) {
+        let mut tasks = JoinSet::new();
+        tasks.spawn(sequencer::run(self.raft.clone(), loops.submissions));
+        tasks.spawn(proposer::run(self.way.clone(), loops.proposals));
+        tasks.spawn(duties::take_part(self.way.clone()));
+        tasks.spawn(duties::keep_time(self.way.clone()));
+        tasks.spawn(duties::watch_peers(self.way.clone()));
+        tasks.spawn(duties::compact(self.way.clone(), loops.log_bytes));
+        tasks.spawn(found::run(self.way.clone(), Arc::clone(&self.server.disk), loops.listed_after));
+        let departures = self.server.departures.clone();
+        tasks.spawn(members::run(self.raft.clone(), Arc::clone(&self.server.links), departures));
+        tasks.spawn(show_role(self.raft.clone(), self.role.clone(), self.way.links.node));
+        let mut failure = self.server.shared.failure.subscribe();
+        let failed = async {
+            let _failed_or_gone = failure.wait_for(Option::is_some).await.is_ok();
+        };
+        let is_to_leave = tokio::select! {
+            biased;
+            () = stop => true,
+            // Nothing can be stored any more, so there is nothing to leave with.
+            () = failed => false,
+        };
+        if is_to_leave {
+            self.leave().await;
+        }
+        tasks.shutdown().await;
+        let _ended = self.raft.shutdown().await.is_ok();
+        drop(loops.thread);
+    }
+
+    #[cfg(test)]
+    pub(super) fn first_log(&self) -> u64 {
+        self.raft.metrics().borrow().purged.map_or(0, |purged| purged.index + 1)
+    }
+
+    #[cfg(test)]
+    pub(super) async fn abort(&self) {
+        self.raft.shutdown().await.expect("no task of Raft panicked");
+    }
+
+    /// Tells the others, as far as they answer in time.
+    async fn leave(&self) {
+        let me = *self.server.shared.me.borrow();
+        let _unknown = self.way.command(Command::PeerDown(me), LEAVE_TIMEOUT).await.is_err();
+        let alone = self.raft.metrics().borrow().membership_config.voter_ids().count() <= 1;
+        if alone {
+            return;
+        }
+        match self.way.leader() {
+            Some((leader, _)) if leader == me.node => self.server.departures.ask(me.node).await,
+            Some((leader, name)) => {
+                let left = self.server.links.call(leader, &name, kind::LEAVE, &[], LEAVE_TIMEOUT).await;
+                let _unknown = left.is_err();
+            }
+            None => return,
+        }
+        let mut metrics = self.raft.server_metrics();
+        let out = metrics.wait_for(|now| now.membership_config.voter_ids().all(|voter| voter != me.node));
+        let _late = tokio::time::timeout(LEAVE_TIMEOUT, out).await.is_err();
+    }
+
+    pub(super) async fn propose(&self, command: Command, timeout: Duration) -> Result<Reply, StoreError> {
+        let deadline = clock::now() + timeout;
+        let (done, reply) = oneshot::channel();
+        let fate = Arc::new(Fate::default());
+        let proposal = Proposal { command, fate: Arc::clone(&fate), deadline, done };
+        match tokio::time::timeout_at(deadline, self.proposals.send(proposal)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_closed)) => return Err(StoreError::Stopped),
+            Err(_elapsed) => return Err(StoreError::Busy),
+        }
+        match tokio::time::timeout_at(deadline, reply).await {
+            Ok(Ok(reply)) => reply,
+            _ if fate.abandon() => Err(StoreError::NotAccepted),
+            _ => Err(StoreError::Unknown),
+        }
+    }
+
+    pub(super) async fn serve(&self, payload: Bytes) -> Bytes {
+        self.server.serve(payload).await
+    }
+
+    /// Waits until local reads see everything that was acknowledged before the call.
+    pub(super) async fn catch_up(&self, timeout: Duration) -> Result<(), StoreError> {
+        let deadline = clock::now() + timeout;
+        loop {
+            if let Some(index) = self.read_index(deadline).await {
+                let mut visible = self.server.shared.visible.subscribe();
+                let seen = visible.wait_for(|visible| *visible >= Some(index));
+                return match tokio::time::timeout_at(deadline, seen).await {
+                    Ok(Ok(_)) => Ok(()),
+                    _ => Err(StoreError::NotAccepted),
+                };
+            }
+            if clock::now() >= deadline {
+                return Err(StoreError::NotAccepted);
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    async fn read_index(&self, deadline: clock::Instant) -> Option<u64> {
+        let (leader, name) = self.way.leader()?;
+        if leader == self.way.links.node {
+            let read = tokio::time::timeout_at(deadline, self.raft.get_read_log_id()).await.ok()?;
+            return Some(read.ok()?.0.map_or(0, |read| read.index));
+        }
+        let timeout = deadline.saturating_duration_since(clock::now());
+        let answer = self.way.links.call(leader, &name, kind::READ_INDEX, &[], timeout).await.ok()?;
+        Reader::new(answer).number().ok()
+    }
+
+    pub(super) fn image(&self) -> Result<impl tables::Reading + use<>, StoreError> {
+        StateImage::now(&self.database).map_err(|error| self.damaged(&error))
+    }
+
+    /// A state that cannot be read ends the node.
+    pub(super) fn damaged(&self, error: &tables::TableError) -> StoreError {
+        self.server.shared.fail(error);
+        StoreError::Stopped
+    }
+
+    pub(super) fn function(&self, id: &FunctionId) -> Option<FunctionQueue> {
+        lock(&self.server.shared.queues).functions.get(id).cloned()
+    }
+
+    pub(super) fn functions(&self) -> Vec<FunctionQueue> {
+        lock(&self.server.shared.queues).functions.values().cloned().collect()
+    }
+
+    pub(super) fn function_number(&self, id: &FunctionId) -> Option<u64> {
+        let queues = lock(&self.server.shared.queues);
+        queues.by_number.iter().find(|(_, function)| *function == id).map(|(number, _)| *number)
+    }
+
+    pub(super) fn function_of(&self, number: u64) -> Option<FunctionId> {
+        lock(&self.server.shared.queues).by_number.get(&number).cloned()
+    }
+
+    pub(super) fn totals(&self) -> (u64, u64) {
+        let queues = lock(&self.server.shared.queues);
+        (queues.elements, queues.bytes)
+    }
+
+    pub(super) fn me(&self) -> PeerRun {
+        *self.server.shared.me.borrow()
+    }
+
+    pub(super) fn role(&self) -> watch::Receiver<Role> {
+        self.role.subscribe()
+    }
+
+    pub(super) fn applied(&self) -> watch::Receiver<Option<u64>> {
+        self.server.shared.visible.subscribe()
+    }
+
+    pub(super) fn failure(&self) -> watch::Receiver<Option<Arc<str>>> {
+        self.server.shared.failure.subscribe()
+    }
+
+    pub(super) fn counters(&self) -> &Counters {
+        &self.server.shared.counters
+    }
+}
+
+async fn show_role(raft: Raft<Types>, role: watch::Sender<Role>, node: u64) {
+    let mut metrics = raft.metrics();
+    loop {
+        {
+            let now = metrics.borrow_and_update();
+            let member = |id: u64| now.membership_config.membership().get_node(&id).map(|member| &*member.name);
+            let next = Role {
+                leads: now.current_leader == Some(node),
+                leader: now.current_leader.and_then(member).map(Into::into),
+                term: now.current_term,
+                last_log: now.last_log_index.unwrap_or(0),
+                last_applied: now.last_applied.map_or(0, |applied| applied.index),
+                voters: now.membership_config.voter_ids().count(),
+            };
+            role.send_if_modified(|shown| {
+                let changed = *shown != next;
+                *shown = next;
+                changed
+            });
+        }
+        if metrics.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// An error and what caused it, in one line.
+fn with_sources(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+pub(super) mod tests;

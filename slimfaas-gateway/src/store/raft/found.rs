@@ -1,0 +1,126 @@
+//! How a node without a log comes to one: it founds a cluster, or waits to be taken into one.
+//!
+//! Two nodes must not both found one. A node founds only when nobody else is listed, or when all that are listed answer
+//! that they have no log either and its own name is the first of them.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use rand::RngCore;
+
+use super::database::row;
+use super::links::Links;
+use super::members::hello;
+use super::proposer::Way;
+use super::types::{Entropy, Member};
+use super::writer::{Disk, Job};
+use crate::clock;
+use crate::model::peer::Peer;
+
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// Listed peers that are not ready and do not answer are waited for this long: perhaps there is no place for them.
+const ABSENT_PATIENCE: Duration = Duration::from_secs(30);
+
+/// What a node without a log knows of one that is listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Other {
+    HasLog,
+    HasNone,
+    Silent,
+    /// Silent, not ready, and was waited for.
+    Absent,
+}
+
+/// Whether this node is to found a cluster.
+pub(super) fn founds(name: &str, others: &BTreeMap<String, Other>) -> bool {
+    others.iter().all(|(other, state)| match state {
+        Other::HasLog | Other::Silent => false,
+        Other::HasNone => name < other.as_str(),
+        Other::Absent => true,
+    })
+}
+
+/// Ends when the node has a log.
+pub(super) async fn run(way: Way, disk: std::sync::Arc<Disk>, listed_after: Duration) {
+    let began = clock::now();
+    let name = way.links.name.to_string();
+    loop {
+        match way.raft.is_initialized().await {
+            Ok(false) => {}
+            Ok(true) => return lead_alone(&way).await,
+            Err(_ended) => return,
+        }
+        let waited = clock::now().saturating_duration_since(began);
+        let listed = way.links.peers.borrow().clone();
+        let others = look(&way.links, &listed, waited >= ABSENT_PATIENCE).await;
+        let is_listed = !others.is_empty() || waited >= listed_after;
+        if is_listed && founds(&name, &others) {
+            found(&way, &disk, name).await;
+            return;
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// A node that is its cluster's only voter need not wait for others before it leads again.
+async fn lead_alone(way: &Way) {
+    let alone = {
+        let metrics = way.raft.metrics();
+        let metrics = metrics.borrow();
+        metrics.membership_config.voter_ids().eq([way.links.node])
+    };
+    if alone && way.raft.trigger().elect().await.is_err() {
+        tracing::warn!("could not begin to lead at once");
+    }
+}
+
+async fn look(links: &Links, listed: &[Peer], gives_up: bool) -> BTreeMap<String, Other> {
+    let mut others = BTreeMap::new();
+    for peer in listed.iter().filter(|peer| peer.name != links.name) {
+        let state = match hello(links, peer).await {
+            Some(hello) if hello.is_initialized => Other::HasLog,
+            Some(_) => Other::HasNone,
+            None if gives_up && !peer.ready => Other::Absent,
+            None => Other::Silent,
+        };
+        others.insert(peer.name.to_string(), state);
+    }
+    others
+}
+
+async fn found(way: &Way, disk: &Disk, name: String) {
+    let cluster = Entropy.next_u64().max(1);
+    let value = Bytes::copy_from_slice(&cluster.to_be_bytes());
+    if disk.ask(|done| Job::SaveRow { name: row::CLUSTER, value, done }).await.is_err() {
+        return;
+    }
+    way.links.set_cluster(cluster);
+    let me = BTreeMap::from([(way.links.node, Member { name })]);
+    match way.raft.initialize(me).await {
+        Ok(()) => tracing::info!("founded a cluster of one node"),
+        Err(error) => tracing::warn!(%error, "could not found a cluster: another node seems to have been faster"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(others: &[(&str, Other)], expected: bool) {
+        let others = others.iter().map(|(name, other)| ((*name).to_owned(), *other)).collect();
+        assert_eq!(founds("b", &others), expected, "{others:?}");
+    }
+
+    #[test]
+    fn only_one_of_several_new_nodes_founds() {
+        check(&[], true);
+        check(&[("c", Other::HasNone)], true);
+        check(&[("a", Other::HasNone), ("c", Other::HasNone)], false);
+        check(&[("c", Other::HasLog)], false);
+        check(&[("c", Other::HasNone), ("d", Other::Silent)], false);
+        check(&[("c", Other::HasNone), ("d", Other::Absent)], true);
+    }
+}

@@ -1,0 +1,322 @@
+//! The log as openraft sees it.
+//!
+//! **The leader writes while its followers do.** openraft would have the leader's disk finish before it sends an entry
+//! on, which makes every commit wait for two disks in a row. Entries that this node appends as the leader are reported
+//! as written at once. That is sound because nothing that follows from counting the leader in can leave this node
+//! before its disk is done:
+//! - entries are applied, answered and acted on only once they are durable here (`writer.rs`);
+//! - the commit index that followers are told never exceeds what is durable here (`network.rs`);
+//! - votes and everything else go through the same writer in order, so a node that leaves leadership has its whole log
+//!   durable before it says anything as a voter or follower of another term;
+//! - a restart never resumes the leadership of its term (`read_vote`), so no index of a term is ever written twice with
+//!   different content.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::ops::{Bound, RangeBounds};
+use std::sync::{Arc, Mutex};
+
+use openraft::storage::{LogFlushed, RaftLogStorage};
+use openraft::{AnyError, EntryPayload, LogState, OptionalSend, RaftLogReader, StorageIOError};
+use redb::{Database, ReadableDatabase, ReadableTable};
+
+use super::database::{self, failed};
+use super::shared::{Shared, lock};
+use super::types::{Entry, LogId, StorageError, Types, Vote};
+use super::wire;
+use super::writer::{Disk, Job, StoredEntry, part_key};
+use crate::queue::codec::{Reader, Writer};
+use crate::queue::tables::{self, Table, TableError};
+
+/// Entries kept in memory behind the durable end, for applying and for followers that are almost level.
+const CACHE_BYTES: usize = 8 << 20;
+
+/// Entries that are sent to a follower at once.
+const SEND_BYTES: usize = 2 << 20;
+
+#[derive(Clone)]
+pub(super) struct Log {
+    database: Arc<Database>,
+    disk: Arc<Disk>,
+    shared: Arc<Shared>,
+    memory: Arc<Mutex<Memory>>,
+}
+
+/// What must not wait for the disk. Holds every entry that is not durable yet.
+struct Memory {
+    me: u64,
+    vote: Option<Vote>,
+    purged: Option<LogId>,
+    last: Option<LogId>,
+    entries: BTreeMap<u64, Entry>,
+    bytes: usize,
+}
+
+impl Log {
+    /// The log in `database`. The shared durable end must be its last entry.
+    pub(super) fn new(database: Arc<Database>, disk: Arc<Disk>, shared: Arc<Shared>, me: u64, found: Found) -> Self {
+        let Found { vote, purged, last } = found;
+        let memory = Memory { me, vote, purged, last: last.or(purged), entries: BTreeMap::new(), bytes: 0 };
+        Self { database, disk, shared, memory: Arc::new(Mutex::new(memory)) }
+    }
+
+    /// Entries in order, without a gap; past `bytes_max` it stops.
+    fn read(&self, from: u64, below: u64, bytes_max: usize) -> tables::Result<Vec<Entry>> {
+        // Memory first: what leaves it meanwhile has gone to the disk before.
+        let (cached, end) = {
+            let memory = lock(&self.memory);
+            let below = below.min(memory.last.map_or(0, |last| last.index + 1));
+            if from >= below {
+                return Ok(Vec::new());
+            }
+            let cached: Vec<Entry> = memory.entries.range(from..below).map(|(_, entry)| entry.clone()).collect();
+            let end = cached.first().map_or(below, |entry| entry.log_id.index);
+            (cached, end)
+        };
+        let (mut entries, is_cut) =
+            if from < end { stored_entries(&self.database, from, end, bytes_max)? } else { (Vec::new(), false) };
+        let mut bytes: usize = entries.iter().map(wire::entry_size).sum();
+        if !is_cut {
+            for entry in cached {
+                if bytes >= bytes_max {
+                    break;
+                }
+                bytes += wire::entry_size(&entry);
+                entries.push(entry);
+            }
+        }
+        Ok(entries)
+    }
+}
+
+/// What is in the database when it is opened.
+#[derive(Default)]
+pub(super) struct Found {
+    pub(super) vote: Option<Vote>,
+    pub(super) purged: Option<LogId>,
+    pub(super) last: Option<LogId>,
+}
+
+impl Found {
+    pub(super) fn read(database: &Database) -> tables::Result<Self> {
+        let transaction = database.begin_read().map_err(failed)?;
+        let raft = transaction.open_table(database::RAFT).map_err(failed)?;
+        let parse = |name: &'static str| {
+            let row = database::raft_row(&raft, name)?;
+            Ok::<_, TableError>(row.map(|row| (name, Reader::new(row))))
+        };
+        let damaged = |name: &'static str| TableError::undecodable(Table::Meta, name.as_bytes());
+        let vote = match parse(database::row::VOTE)? {
+            Some((name, mut reader)) => Some(wire::read_vote(&mut reader).map_err(damaged(name))?),
+            None => None,
+        };
+        let purged = match parse(database::row::PURGED)? {
+            Some((name, mut reader)) => Some(wire::read_log_id(&mut reader).map_err(damaged(name))?),
+            None => None,
+        };
+        let log = transaction.open_table(database::LOG).map_err(failed)?;
+        let last_index = log.last().map_err(failed)?.map(|(key, _)| index_of(key.value()));
+        drop((log, raft, transaction));
+        let last = match last_index {
+            Some(index) => stored_entries(database, index, index + 1, usize::MAX)?.0.pop().map(|entry| entry.log_id),
+            None => None,
+        };
+        Ok(Self { vote, purged, last })
+    }
+}
+
+fn index_of(key: &[u8]) -> u64 {
+    key.first_chunk().map_or(0, |index| u64::from_be_bytes(*index))
+}
+
+/// Entries from the disk, in order, and whether it stopped because they exceed `bytes_max`.
+fn stored_entries(database: &Database, from: u64, below: u64, bytes_max: usize) -> tables::Result<(Vec<Entry>, bool)> {
+    let transaction = database.begin_read().map_err(failed)?;
+    let log = transaction.open_table(database::LOG).map_err(failed)?;
+    let (start, end) = (part_key(from, 0), part_key(below, 0));
+    let mut entries = Vec::new();
+    let mut parts: (u64, Vec<u8>) = (from, Vec::new());
+    let mut total = 0;
+    for row in log.range::<&[u8]>(&start[..]..&end[..]).map_err(failed)? {
+        let (key, stored) = row.map_err(failed)?;
+        let index = index_of(key.value());
+        if index != parts.0 {
+            if !parts.1.is_empty() {
+                entries.push(decoded(std::mem::take(&mut parts))?);
+            }
+            if total >= bytes_max {
+                return Ok((entries, true));
+            }
+            parts.0 = index;
+        }
+        let part = database::checked(database::LOG_SUM, key.value(), stored.value());
+        let part = part.map_err(|problem| damaged_entry(index, problem))?;
+        total += part.len();
+        parts.1.extend_from_slice(&part);
+    }
+    if !parts.1.is_empty() {
+        entries.push(decoded(parts)?);
+    }
+    Ok((entries, false))
+}
+
+fn decoded((index, bytes): (u64, Vec<u8>)) -> tables::Result<Entry> {
+    let mut reader = Reader::new(bytes.into());
+    let entry = wire::read_entry(&mut reader).map_err(|error| damaged_entry(index, error.0))?;
+    if entry.log_id.index != index {
+        return Err(damaged_entry(index, "holds another entry"));
+    }
+    Ok(entry)
+}
+
+fn damaged_entry(index: u64, problem: &'static str) -> TableError {
+    TableError::DamagedLog { index, problem }
+}
+
+impl Memory {
+    fn push(&mut self, entry: Entry) {
+        self.bytes += wire::entry_size(&entry);
+        self.last = Some(entry.log_id);
+        self.entries.insert(entry.log_id.index, entry);
+    }
+
+    /// Drops what the disk has, the oldest first, until the rest fits.
+    fn evict(&mut self, durable: Option<u64>) {
+        while self.bytes > CACHE_BYTES {
+            let Some(first) = self.entries.first_entry().filter(|first| Some(*first.key()) <= durable) else { return };
+            self.bytes -= wire::entry_size(&first.remove());
+        }
+    }
+
+    fn retain(&mut self, keep: impl Fn(u64) -> bool) {
+        self.entries.retain(|index, _| keep(*index));
+        self.bytes = self.entries.values().map(wire::entry_size).sum();
+    }
+
+    /// Whether this node appends the entry as the leader of its term.
+    fn leads(&self, entry: &Entry) -> bool {
+        self.vote.is_some_and(|vote| {
+            let leader = vote.leader_id;
+            let of_term = entry.log_id.leader_id;
+            leader.node_id == self.me && (leader.term, leader.node_id) == (of_term.term, of_term.node_id)
+        })
+    }
+}
+
+impl RaftLogReader<Types> for Log {
+    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
+        &mut self,
+        range: RB,
+    ) -> Result<Vec<Entry>, StorageError> {
+        let from = match range.start_bound() {
+            Bound::Included(from) => *from,
+            Bound::Excluded(before) => before + 1,
+            Bound::Unbounded => 0,
+        };
+        let below = match range.end_bound() {
+            Bound::Included(last) => last + 1,
+            Bound::Excluded(below) => *below,
+            Bound::Unbounded => u64::MAX,
+        };
+        self.read(from, below, usize::MAX).map_err(|error| self.read_failed(&error))
+    }
+
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, StorageError> {
+        self.read(start, end, SEND_BYTES).map_err(|error| self.read_failed(&error))
+    }
+}
+
+impl Log {
+    /// A log that cannot be read ends the node: it cannot tell what it promised.
+    fn read_failed(&self, error: &TableError) -> StorageError {
+        self.shared.fail(error);
+        StorageIOError::read_logs(AnyError::new(error)).into()
+    }
+}
+
+impl RaftLogStorage<Types> for Log {
+    type LogReader = Self;
+
+    async fn get_log_state(&mut self) -> Result<LogState<Types>, StorageError> {
+        let memory = lock(&self.memory);
+        Ok(LogState { last_purged_log_id: memory.purged, last_log_id: memory.last })
+    }
+
+    async fn get_log_reader(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> Result<(), StorageError> {
+        let saved = self.disk.ask(|done| Job::SaveVote { vote: *vote, done }).await;
+        saved.map_err(|error| StorageIOError::write_vote(AnyError::new(&error)))?;
+        lock(&self.memory).vote = Some(*vote);
+        Ok(())
+    }
+
+    /// A leadership ends with its process: entries that it reported as written may be lost with it, and an index must
+    /// not get other content in the same term.
+    async fn read_vote(&mut self) -> Result<Option<Vote>, StorageError> {
+        let vote = lock(&self.memory).vote;
+        Ok(vote.map(|vote| match vote.leader_id.node_id == lock(&self.memory).me {
+            true => Vote { committed: false, ..vote },
+            false => vote,
+        }))
+    }
+
+    async fn append<I>(&mut self, entries: I, callback: LogFlushed<Types>) -> Result<(), StorageError>
+    where
+        I: IntoIterator<Item = Entry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let mut stored = Vec::new();
+        let (last, leads) = {
+            let mut memory = lock(&self.memory);
+            let mut leads = true;
+            for entry in entries {
+                let mut writer = Writer::with_capacity(wire::entry_size(&entry));
+                wire::write_entry(&mut writer, &entry);
+                stored.push(StoredEntry { index: entry.log_id.index, bytes: writer.0 });
+                leads &= memory.leads(&entry) && !matches!(entry.payload, EntryPayload::Membership(_));
+                memory.push(entry);
+            }
+            memory.evict(self.shared.durable.borrow().map(|durable| durable.index));
+            (memory.last, leads)
+        };
+        let Some(last) = last else {
+            callback.log_io_completed(Ok(()));
+            return Ok(());
+        };
+        let (now, later) = if leads { (Some(callback), None) } else { (None, Some(callback)) };
+        let submitted = self.disk.submit(Job::Append { entries: stored, last, flushed: later });
+        submitted.map_err(|error| StorageIOError::write_logs(AnyError::new(&error)))?;
+        if let Some(callback) = now {
+            callback.log_io_completed(Ok(()));
+        }
+        Ok(())
+    }
+
+    async fn truncate(&mut self, log_id: LogId) -> Result<(), StorageError> {
+        let before = self.read(log_id.index.saturating_sub(1), log_id.index, usize::MAX);
+        let before = before.map_err(|error| self.read_failed(&error))?;
+        let previous = before.last().map(|entry| entry.log_id);
+        let last = {
+            let mut memory = lock(&self.memory);
+            memory.retain(|index| index < log_id.index);
+            memory.last = previous.or(memory.purged);
+            memory.last
+        };
+        let done = self.disk.ask(|done| Job::Truncate { from: log_id.index, last, done }).await;
+        done.map_err(|error| StorageIOError::write_logs(AnyError::new(&error)).into())
+    }
+
+    async fn purge(&mut self, log_id: LogId) -> Result<(), StorageError> {
+        {
+            let mut memory = lock(&self.memory);
+            memory.retain(|index| index > log_id.index);
+            memory.purged = memory.purged.max(Some(log_id));
+            memory.last = memory.last.max(memory.purged);
+        }
+        let done = self.disk.ask(|done| Job::Purge { upto: log_id, done }).await;
+        done.map_err(|error| StorageIOError::write_logs(AnyError::new(&error)).into())
+    }
+}

@@ -1,0 +1,96 @@
+//! Raft's calls and answers as bytes.
+
+use bytes::Bytes;
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest, VoteResponse};
+
+use super::types::{SnapshotMeta, Types};
+use super::wire::{
+    encoded, entry_size, read_entry, read_log_id, read_stored_membership, read_vote, write_entry, write_log_id,
+    write_log_id_option, write_stored_membership, write_vote,
+};
+use crate::queue::codec::{DecodeError, Reader, Result, Writer};
+
+pub(super) fn append_request(rpc: &AppendEntriesRequest<Types>) -> Bytes {
+    let size: usize = rpc.entries.iter().map(entry_size).sum();
+    encoded(size + 96, |writer| {
+        write_vote(writer, &rpc.vote);
+        write_log_id_option(writer, rpc.prev_log_id.as_ref());
+        write_log_id_option(writer, rpc.leader_commit.as_ref());
+        writer.list(rpc.entries.iter(), write_entry);
+    })
+}
+
+pub(super) fn read_append_request(reader: &mut Reader) -> Result<AppendEntriesRequest<Types>> {
+    Ok(AppendEntriesRequest {
+        vote: read_vote(reader)?,
+        prev_log_id: reader.option(read_log_id)?,
+        leader_commit: reader.option(read_log_id)?,
+        entries: reader.list(read_entry)?,
+    })
+}
+
+pub(super) fn append_response(response: &AppendEntriesResponse<u64>) -> Bytes {
+    encoded(32, |writer| match response {
+        AppendEntriesResponse::Success => writer.byte(0),
+        AppendEntriesResponse::PartialSuccess(matching) => {
+            writer.byte(1);
+            write_log_id_option(writer, matching.as_ref());
+        }
+        AppendEntriesResponse::Conflict => writer.byte(2),
+        AppendEntriesResponse::HigherVote(vote) => {
+            writer.byte(3);
+            write_vote(writer, vote);
+        }
+    })
+}
+
+pub(super) fn read_append_response(reader: &mut Reader) -> Result<AppendEntriesResponse<u64>> {
+    Ok(match reader.byte()? {
+        0 => AppendEntriesResponse::Success,
+        1 => AppendEntriesResponse::PartialSuccess(reader.option(read_log_id)?),
+        2 => AppendEntriesResponse::Conflict,
+        3 => AppendEntriesResponse::HigherVote(read_vote(reader)?),
+        _ => return Err(DecodeError("has an unknown kind of answer")),
+    })
+}
+
+pub(super) fn vote_request(rpc: &VoteRequest<u64>) -> Bytes {
+    encoded(48, |writer| {
+        write_vote(writer, &rpc.vote);
+        write_log_id_option(writer, rpc.last_log_id.as_ref());
+    })
+}
+
+pub(super) fn read_vote_request(reader: &mut Reader) -> Result<VoteRequest<u64>> {
+    Ok(VoteRequest::new(read_vote(reader)?, reader.option(read_log_id)?))
+}
+
+pub(super) fn vote_response(response: &VoteResponse<u64>) -> Bytes {
+    encoded(48, |writer| {
+        write_vote(writer, &response.vote);
+        writer.flag(response.vote_granted);
+        write_log_id_option(writer, response.last_log_id.as_ref());
+    })
+}
+
+pub(super) fn read_vote_response(reader: &mut Reader) -> Result<VoteResponse<u64>> {
+    Ok(VoteResponse {
+        vote: read_vote(reader)?,
+        vote_granted: reader.flag()?,
+        last_log_id: reader.option(read_log_id)?,
+    })
+}
+
+pub(super) fn write_snapshot_meta(writer: &mut Writer, meta: &SnapshotMeta) {
+    writer.option(meta.last_log_id.as_ref(), write_log_id);
+    write_stored_membership(writer, &meta.last_membership);
+    writer.text(&meta.snapshot_id);
+}
+
+pub(super) fn read_snapshot_meta(reader: &mut Reader) -> Result<SnapshotMeta> {
+    Ok(SnapshotMeta {
+        last_log_id: reader.option(read_log_id)?,
+        last_membership: read_stored_membership(reader)?,
+        snapshot_id: reader.text()?,
+    })
+}

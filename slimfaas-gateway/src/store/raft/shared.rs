@@ -1,0 +1,144 @@
+//! What the disk's writer tells everybody else: how far it is, what the queues look like, and whether it failed.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+
+use super::types::{LogId, StoredMembership};
+use super::with_sources;
+use crate::clock::{self, Tick};
+use crate::model::function::FunctionId;
+use crate::queue::element::PeerRun;
+use crate::queue::function::FunctionQueue;
+use crate::queue::tables::TableError;
+use crate::store::Effect;
+
+pub(in crate::store) struct Shared {
+    /// The last log entry that a power failure cannot take from this node.
+    pub(super) durable: watch::Sender<Option<LogId>>,
+    /// Index of the last entry whose changes local reads see.
+    pub(super) visible: watch::Sender<Option<u64>>,
+    /// When the queue's next timer is due.
+    pub(super) next_due: watch::Sender<Option<u64>>,
+    /// Why the disk's writer gave up. Nothing is answered with success after that.
+    pub(super) failure: watch::Sender<Option<Arc<str>>>,
+    /// This process as the state machine is to know it. Changes when it was declared gone.
+    pub(super) me: watch::Sender<PeerRun>,
+    /// Processes that the state knows.
+    pub(super) peers: watch::Sender<Arc<[PeerRun]>>,
+    pub(super) applied: Mutex<(Option<LogId>, StoredMembership)>,
+    pub(super) queues: Mutex<Queues>,
+    pub(super) effects: mpsc::UnboundedSender<Effect>,
+    /// Since when the writer is at its present transaction; never: at none.
+    writing_since: AtomicU64,
+    /// Where to note that the file is damaged, for the next start.
+    mark: Option<PathBuf>,
+    pub(super) counters: Counters,
+}
+
+/// The queues' counters as of the last entry applied.
+#[derive(Default)]
+pub(super) struct Queues {
+    pub(super) functions: BTreeMap<FunctionId, FunctionQueue>,
+    pub(super) by_number: BTreeMap<u64, FunctionId>,
+    pub(super) elements: u64,
+    pub(super) bytes: u64,
+}
+
+/// Counted since the process began.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Transactions that waited for the disk.
+    pub syncs: AtomicU64,
+    /// Time spent in them.
+    pub sync_nanos: AtomicU64,
+    pub sync_nanos_max: AtomicU64,
+    /// Log entries written.
+    pub entries: AtomicU64,
+    /// Their bytes.
+    pub entry_bytes: AtomicU64,
+    /// Batches of proposals in the entries applied.
+    pub batches: AtomicU64,
+    /// Commands in the entries applied.
+    pub commands: AtomicU64,
+}
+
+impl Counters {
+    pub(super) fn add(counter: &AtomicU64, amount: u64) {
+        counter.fetch_add(amount, Ordering::Relaxed);
+    }
+
+    pub(super) fn synced(&self, took: Duration) {
+        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        Self::add(&self.syncs, 1);
+        Self::add(&self.sync_nanos, nanos);
+        self.sync_nanos_max.fetch_max(nanos, Ordering::Relaxed);
+    }
+}
+
+impl Shared {
+    pub(super) fn new(me: PeerRun, effects: mpsc::UnboundedSender<Effect>, mark: Option<PathBuf>) -> Self {
+        Self {
+            durable: watch::Sender::new(None),
+            visible: watch::Sender::new(None),
+            next_due: watch::Sender::new(None),
+            failure: watch::Sender::new(None),
+            me: watch::Sender::new(me),
+            peers: watch::Sender::new(Arc::new([])),
+            applied: Mutex::default(),
+            queues: Mutex::default(),
+            effects,
+            writing_since: AtomicU64::new(Tick::NEVER.0),
+            mark,
+            counters: Counters::default(),
+        }
+    }
+
+    pub(super) fn applied(&self) -> (Option<LogId>, StoredMembership) {
+        lock(&self.applied).clone()
+    }
+
+    pub(super) fn set_writing(&self, is_writing: bool) {
+        let since = if is_writing { Tick::of(clock::now()) } else { Tick::NEVER };
+        self.writing_since.store(since.0, Ordering::Relaxed);
+    }
+
+    /// How long the writer is at its present transaction.
+    pub(super) fn writing_for(&self) -> Duration {
+        match Tick(self.writing_since.load(Ordering::Relaxed)) {
+            Tick::NEVER => Duration::ZERO,
+            since => since.until(Tick::of(clock::now())),
+        }
+    }
+
+    /// The store cannot go on. The first reason is kept.
+    pub(super) fn fail(&self, error: &TableError) {
+        let problem = with_sources(error);
+        let is_first = self.failure.send_if_modified(|failure| {
+            let is_first = failure.is_none();
+            if is_first {
+                *failure = Some(problem.as_str().into());
+            }
+            is_first
+        });
+        if !is_first {
+            return;
+        }
+        tracing::error!(problem, "the store stops: this node can neither store nor deliver any more");
+        if let (true, Some(mark)) = (error.is_damage(), &self.mark) {
+            let marked = std::fs::write(mark, &problem);
+            if let Err(error) = marked {
+                tracing::error!(%error, "the damage could not be noted for the next start");
+            }
+        }
+    }
+}
+
+/// A panic while it was held left at worst old counters.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

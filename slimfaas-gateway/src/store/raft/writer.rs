@@ -1,0 +1,399 @@
+//! The one who writes to the disk. Jobs that wait while a transaction is being synced go into the next one together:
+//! one sync serves all of them, whether they append to the log, apply entries, or save a vote.
+//!
+//! Applying needs no sync of its own: what was applied is applied again after a crash, from entries that are in the
+//! log. But nobody learns of an applied entry, neither its proposer nor who is to deliver, before this node has the
+//! entry durably: the leader counts itself among the majority while it is still writing (`log.rs` says why).
+
+mod apply;
+mod receive;
+
+use std::sync::mpsc;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use openraft::storage::LogFlushed;
+use redb::{Database, Durability, WriteTransaction};
+use tokio::sync::oneshot;
+
+use super::database::{self, OpenState, failed, put_raft, row};
+use super::shared::{Counters, Shared, lock};
+use super::types::{Answer, Entry, LogId, SnapshotMeta, StoredMembership, Types, Vote};
+use super::wire;
+use crate::clock;
+use crate::queue::tables::{Result, Row, Table};
+use crate::store::Effect;
+use crate::store::state::State;
+
+/// A log entry is stored in parts: redb rounds a large value's space up to a power of two, which wastes little with
+/// values just under one.
+pub(super) const PART_BYTES: usize = (64 << 10) - 256;
+
+/// Jobs of about so many bytes go into one transaction, to bound its memory and the time until the first is done.
+const TRANSACTION_BYTES: usize = 8 << 20;
+
+/// What was applied becomes readable with the next sync, or after this time without any.
+const READABLE_AFTER: Duration = Duration::from_millis(1);
+
+/// Something to write. A dropped answer means that it was not written, or that nobody knows.
+pub(super) enum Job {
+    Append {
+        entries: Vec<StoredEntry>,
+        last: LogId,
+        flushed: Option<LogFlushed<Types>>,
+    },
+    SaveVote {
+        vote: Vote,
+        done: oneshot::Sender<()>,
+    },
+    /// Removes entries from this index on.
+    Truncate {
+        from: u64,
+        last: Option<LogId>,
+        done: oneshot::Sender<()>,
+    },
+    /// Removes entries up to this one.
+    Purge {
+        upto: LogId,
+        done: oneshot::Sender<()>,
+    },
+    Apply {
+        entries: Vec<Entry>,
+        done: oneshot::Sender<Vec<Answer>>,
+    },
+    /// Rows of a state that is to replace the present one; `fresh`: the first of them.
+    Receive {
+        rows: Vec<(Table, Row)>,
+        fresh: bool,
+        done: oneshot::Sender<()>,
+    },
+    /// Replaces the state by the received one.
+    Install {
+        meta: Box<SnapshotMeta>,
+        done: oneshot::Sender<()>,
+    },
+    SaveRow {
+        name: &'static str,
+        value: Bytes,
+        done: oneshot::Sender<()>,
+    },
+}
+
+/// An entry as it is stored.
+pub(super) struct StoredEntry {
+    pub(super) index: u64,
+    pub(super) bytes: Vec<u8>,
+}
+
+/// To the writer: a thread of its own, or the caller's for simulations.
+pub(super) enum Disk {
+    Thread(mpsc::Sender<Job>),
+    Inline(Box<Mutex<Writer>>),
+}
+
+/// The writer has stopped; what was asked is not done.
+#[derive(Debug, thiserror::Error)]
+#[error("the store has failed: restart the node, and see its log for the reason")]
+pub(super) struct Stopped;
+
+impl Disk {
+    pub(super) fn thread(writer: Writer) -> std::io::Result<(Self, std::thread::JoinHandle<()>)> {
+        let (sender, jobs) = mpsc::channel();
+        let thread = std::thread::Builder::new().name("store".to_owned()).spawn(move || writer.run(&jobs))?;
+        Ok((Self::Thread(sender), thread))
+    }
+
+    pub(super) fn inline(writer: Writer) -> Self {
+        Self::Inline(Box::new(Mutex::new(writer)))
+    }
+
+    pub(super) fn submit(&self, job: Job) -> std::result::Result<(), Stopped> {
+        match self {
+            Self::Thread(sender) => sender.send(job).map_err(|_job| Stopped),
+            Self::Inline(writer) => {
+                if lock(writer).write(vec![job]) {
+                    Ok(())
+                } else {
+                    Err(Stopped)
+                }
+            }
+        }
+    }
+
+    pub(super) async fn ask<T>(&self, job: impl FnOnce(oneshot::Sender<T>) -> Job) -> std::result::Result<T, Stopped> {
+        let (done, answer) = oneshot::channel();
+        self.submit(job(done))?;
+        answer.await.map_err(|_dropped| Stopped)
+    }
+}
+
+pub(super) struct Writer {
+    database: Arc<Database>,
+    shared: Arc<Shared>,
+    state: State,
+    /// Which set of state tables is the present one.
+    generation: u64,
+    /// What was applied since the last commit. It costs a commit less to have the next sync take it along.
+    unfinished: Option<WriteTransaction>,
+    /// The last entry in it.
+    unreadable: Option<u64>,
+    /// Whether `unfinished` may wait: there is a loop that ends the wait.
+    waits: bool,
+    has_failed: bool,
+}
+
+/// What is to be told once the transaction is on the disk.
+#[derive(Default)]
+struct After {
+    flushed: Vec<LogFlushed<Types>>,
+    done: Vec<oneshot::Sender<()>>,
+    applied: Vec<(oneshot::Sender<Vec<Answer>>, Vec<Answer>)>,
+    effects: Vec<Effect>,
+    durable: Option<Option<LogId>>,
+}
+
+impl Writer {
+    pub(super) fn new(database: Arc<Database>, shared: Arc<Shared>, state: State, generation: u64) -> Self {
+        let writer = Self {
+            database,
+            shared,
+            state,
+            generation,
+            unfinished: None,
+            unreadable: None,
+            waits: false,
+            has_failed: false,
+        };
+        writer.show_all_queues();
+        writer
+    }
+
+    fn run(mut self, jobs: &mpsc::Receiver<Job>) {
+        self.waits = true;
+        loop {
+            let first = match self.next(jobs) {
+                Ok(Some(first)) => first,
+                Ok(None) => continue,
+                Err(Stopped) => return,
+            };
+            let mut size = first.size();
+            let mut together = vec![first];
+            while size < TRANSACTION_BYTES {
+                let Ok(job) = jobs.try_recv() else { break };
+                size += job.size();
+                together.push(job);
+            }
+            if !self.write(together) {
+                return;
+            }
+        }
+    }
+
+    /// Waits for a job. `None`: meanwhile what was applied became readable.
+    fn next(&mut self, jobs: &mpsc::Receiver<Job>) -> std::result::Result<Option<Job>, Stopped> {
+        if self.unfinished.is_none() {
+            return jobs.recv().map(Some).map_err(|_gone| Stopped);
+        }
+        match jobs.recv_timeout(READABLE_AFTER) {
+            Ok(job) => Ok(Some(job)),
+            Err(mpsc::RecvTimeoutError::Timeout) if self.write(Vec::new()) => Ok(None),
+            Err(_gone) => Err(Stopped),
+        }
+    }
+
+    /// Writes the jobs in one transaction; none: ends the present one. False: the writer has failed, now or before, and does nothing any more.
+    fn write(&mut self, jobs: Vec<Job>) -> bool {
+        if self.has_failed {
+            return false;
+        }
+        // A transaction that is not committed leaves the memory of the state ahead of the disk: there is no way on.
+        self.has_failed = true;
+        self.shared.set_writing(true);
+        let written = self.write_all(jobs);
+        self.shared.set_writing(false);
+        match written {
+            Ok(()) => self.has_failed = false,
+            Err(error) => self.shared.fail(&error),
+        }
+        !self.has_failed
+    }
+
+    fn write_all(&mut self, jobs: Vec<Job>) -> Result<()> {
+        let syncs = jobs.iter().any(Job::needs_sync);
+        let only_applies = !jobs.is_empty() && jobs.iter().all(|job| matches!(job, Job::Apply { .. }));
+        let transaction = match self.unfinished.take() {
+            Some(transaction) => transaction,
+            None => self.database.begin_write().map_err(failed)?,
+        };
+        let mut after = After::default();
+        for group in grouped(jobs) {
+            match group {
+                Group::Applies(applies) => self.apply(&transaction, applies, &mut after)?,
+                Group::One(job) => self.write_one(&transaction, job, &mut after)?,
+            }
+        }
+        if only_applies && self.waits {
+            self.unfinished = Some(transaction);
+        } else {
+            self.commit(transaction, syncs)?;
+        }
+        self.tell(after);
+        Ok(())
+    }
+
+    fn commit(&mut self, mut transaction: WriteTransaction, syncs: bool) -> Result<()> {
+        if !syncs {
+            transaction.set_durability(Durability::None).map_err(failed)?;
+        }
+        let began = clock::now();
+        transaction.commit().map_err(failed)?;
+        if syncs {
+            self.shared.counters.synced(clock::now().saturating_duration_since(began));
+        }
+        if let Some(readable) = self.unreadable.take() {
+            self.shared.visible.send_replace(Some(readable));
+        }
+        Ok(())
+    }
+
+    fn write_one(&mut self, transaction: &WriteTransaction, job: Job, after: &mut After) -> Result<()> {
+        match job {
+            Job::Append { entries, last, flushed } => {
+                self.append(transaction, &entries)?;
+                after.flushed.extend(flushed);
+                after.durable = Some(Some(last));
+            }
+            Job::SaveVote { vote, done } => {
+                let row = wire::encoded(24, |writer| wire::write_vote(writer, &vote));
+                put_raft(&mut raft_table(transaction)?, row::VOTE, &row)?;
+                after.done.push(done);
+            }
+            Job::Truncate { from, last, done } => {
+                let mut log = transaction.open_table(database::LOG).map_err(failed)?;
+                log.retain_in::<&[u8], _>(&part_key(from, 0)[..].., |_, _| false).map_err(failed)?;
+                after.durable = Some(last);
+                after.done.push(done);
+            }
+            Job::Purge { upto, done } => {
+                let mut log = transaction.open_table(database::LOG).map_err(failed)?;
+                let end = part_key(upto.index.saturating_add(1), 0);
+                log.retain_in::<&[u8], _>(..&end[..], |_, _| false).map_err(failed)?;
+                let row = wire::encoded(24, |writer| wire::write_log_id(writer, &upto));
+                put_raft(&mut raft_table(transaction)?, row::PURGED, &row)?;
+                if self.shared.durable.borrow().is_none_or(|durable| durable.index < upto.index) {
+                    after.durable = Some(Some(upto));
+                }
+                after.done.push(done);
+            }
+            Job::SaveRow { name, value, done } => {
+                put_raft(&mut raft_table(transaction)?, name, &value)?;
+                after.done.push(done);
+            }
+            Job::Receive { rows, fresh, done } => {
+                self.receive(transaction, rows, fresh)?;
+                after.done.push(done);
+            }
+            Job::Install { meta, done } => {
+                self.install(transaction, &meta, after)?;
+                after.done.push(done);
+            }
+            Job::Apply { entries, done } => self.apply(transaction, vec![(entries, done)], after)?,
+        }
+        Ok(())
+    }
+
+    fn append(&self, transaction: &WriteTransaction, entries: &[StoredEntry]) -> Result<()> {
+        let mut log = transaction.open_table(database::LOG).map_err(failed)?;
+        for entry in entries {
+            for (part, bytes) in entry.bytes.chunks(PART_BYTES).enumerate() {
+                let part = u32::try_from(part).unwrap_or(u32::MAX);
+                database::put(&mut log, database::LOG_SUM, &part_key(entry.index, part), bytes)?;
+            }
+            Counters::add(&self.shared.counters.entries, 1);
+            Counters::add(&self.shared.counters.entry_bytes, entry.bytes.len() as u64);
+        }
+        Ok(())
+    }
+
+    fn tell(&self, after: After) {
+        if let Some(durable) = after.durable {
+            self.shared.durable.send_replace(durable);
+        }
+        for flushed in after.flushed {
+            flushed.log_io_completed(Ok(()));
+        }
+        for (done, answers) in after.applied {
+            // Nobody waits any more when the node is ending; so it is with all answers here.
+            let _gone = done.send(answers).is_err();
+        }
+        for effect in after.effects {
+            self.emit(effect);
+        }
+        for done in after.done {
+            let _gone = done.send(()).is_err();
+        }
+    }
+
+    fn emit(&self, effect: Effect) {
+        let _gone = self.shared.effects.send(effect).is_err();
+    }
+}
+
+impl Job {
+    fn needs_sync(&self) -> bool {
+        // Received rows matter only once they are installed.
+        !matches!(self, Self::Apply { .. } | Self::Receive { .. })
+    }
+
+    fn size(&self) -> usize {
+        match self {
+            Self::Append { entries, .. } => entries.iter().map(|entry| entry.bytes.len()).sum(),
+            Self::Apply { entries, .. } => entries.iter().map(wire::entry_size).sum(),
+            Self::Receive { rows, .. } => rows.iter().map(|(_, (key, value))| key.len() + value.len()).sum(),
+            _ => 256,
+        }
+    }
+}
+
+/// Applies that follow each other share their open tables.
+enum Group {
+    Applies(Vec<Apply>),
+    One(Job),
+}
+
+type Apply = (Vec<Entry>, oneshot::Sender<Vec<Answer>>);
+
+fn grouped(jobs: Vec<Job>) -> Vec<Group> {
+    let mut groups = Vec::new();
+    for job in jobs {
+        match (job, groups.last_mut()) {
+            (Job::Apply { entries, done }, Some(Group::Applies(applies))) => applies.push((entries, done)),
+            (Job::Apply { entries, done }, _) => groups.push(Group::Applies(vec![(entries, done)])),
+            (job, _) => groups.push(Group::One(job)),
+        }
+    }
+    groups
+}
+
+pub(super) fn part_key(index: u64, part: u32) -> [u8; 12] {
+    let mut key = [0; 12];
+    key[..8].copy_from_slice(&index.to_be_bytes());
+    key[8..].copy_from_slice(&part.to_be_bytes());
+    key
+}
+
+fn raft_table(transaction: &WriteTransaction) -> Result<redb::Table<'_, &'static [u8], &'static [u8]>> {
+    transaction.open_table(database::RAFT).map_err(failed)
+}
+
+/// Where an entry's changes end: it is the last one applied.
+fn put_applied(state: &mut OpenState<'_>, applied: &LogId) -> Result<()> {
+    let row = wire::encoded(24, |writer| wire::write_log_id(writer, applied));
+    state.put_raft(row::APPLIED, &row)
+}
+
+fn put_membership(state: &mut OpenState<'_>, membership: &StoredMembership) -> Result<()> {
+    let row = wire::encoded(256, |writer| wire::write_stored_membership(writer, membership));
+    state.put_raft(row::MEMBERSHIP, &row)
+}

@@ -1,0 +1,49 @@
+//! Replaces the state by one that a peer sent. It arrives in tables beside the present ones; installing it is one
+//! transaction, before and after which a crash finds a whole state.
+
+use redb::WriteTransaction;
+
+use super::{After, Writer, put_applied, put_membership, raft_table};
+use crate::queue::plan::next_due_ms;
+use crate::queue::tables::{Result, Row, Table, Tables};
+use crate::store::raft::database::{OpenState, put_raft, remove_others, row};
+use crate::store::raft::shared::lock;
+use crate::store::raft::types::SnapshotMeta;
+use crate::store::state::State;
+
+impl Writer {
+    pub(super) fn receive(&self, transaction: &WriteTransaction, rows: Vec<(Table, Row)>, fresh: bool) -> Result<()> {
+        if fresh {
+            remove_others(transaction, self.generation)?;
+        }
+        let mut tables = OpenState::open(transaction, self.generation + 1)?;
+        rows.into_iter().try_for_each(|(table, (key, value))| tables.put(table, &key, &value))
+    }
+
+    pub(super) fn install(
+        &mut self,
+        transaction: &WriteTransaction,
+        meta: &SnapshotMeta,
+        after: &mut After,
+    ) -> Result<()> {
+        let generation = self.generation + 1;
+        let mut tables = OpenState::open(transaction, generation)?;
+        self.state = State::load(&tables)?;
+        let due = next_due_ms(&tables)?;
+        if let Some(last) = &meta.last_log_id {
+            put_applied(&mut tables, last)?;
+            self.unreadable = Some(last.index);
+        }
+        put_membership(&mut tables, &meta.last_membership)?;
+        drop(tables);
+        remove_others(transaction, generation)?;
+        put_raft(&mut raft_table(transaction)?, row::GENERATION, &generation.to_be_bytes())?;
+        self.generation = generation;
+        *lock(&self.shared.applied) = (meta.last_log_id, meta.last_membership.clone());
+        self.show_all_queues();
+        self.shared.next_due.send_replace(due);
+        // What was assigned to this process in the entries that it did not see is not known here.
+        after.effects.push(self.begin_anew());
+        Ok(())
+    }
+}

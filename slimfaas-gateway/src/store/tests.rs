@@ -1,0 +1,5 @@
+mod cluster;
+mod disk;
+mod many;
+mod one;
+mod power;

@@ -1,6 +1,7 @@
 //! The gateway's own routes: each file parses, calls a handle and renders.
 
 pub mod health;
+pub mod queue;
 pub mod status;
 pub mod wake;
 
@@ -9,12 +10,14 @@ use std::sync::Arc;
 use http::{HeaderValue, Response, StatusCode, header};
 
 use crate::cluster::Cluster;
+use crate::model::function::FunctionId;
 use crate::proxy::body::Body;
 use crate::proxy::rejection::Rejection;
-use crate::proxy::router::OwnRoute;
+use crate::proxy::router::{OwnRoute, QueueRoute};
 use crate::proxy::wake::Wake;
 use crate::proxy::{LocalFuture, OwnRoutes};
 use crate::readiness::Readiness;
+use crate::store::Store;
 use crate::table::Table;
 use crate::telemetry::metrics::Metrics;
 
@@ -25,6 +28,8 @@ pub struct Api {
     pub wake: Arc<dyn Wake>,
     pub readiness: Readiness,
     pub metrics: Arc<Metrics>,
+    /// `None`: nothing is stored here.
+    pub store: Option<Store>,
 }
 
 impl OwnRoutes for Api {
@@ -39,6 +44,13 @@ impl OwnRoutes for Api {
             OwnRoute::Metrics => Ok(health::metrics(&self.metrics)),
         };
         Box::pin(std::future::ready(answer.unwrap_or_else(Rejection::into_response)))
+    }
+
+    fn answer_queue<'a>(&'a self, function: &'a FunctionId, route: QueueRoute<'a>) -> LocalFuture<'a, Response<Body>> {
+        Box::pin(async move {
+            let answer = queue::answer(self.store.as_ref(), function, route.action, route.query).await;
+            answer.unwrap_or_else(Rejection::into_response)
+        })
     }
 }
 

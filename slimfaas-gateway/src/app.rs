@@ -1,5 +1,6 @@
 //! The composition root: `build` wires and binds, `run` starts everything and ends it in order.
 
+mod asynchronous;
 mod peers;
 pub mod source;
 
@@ -14,6 +15,8 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::api::Api;
+pub use crate::app::asynchronous::AsynchronousError;
+use crate::app::asynchronous::{Asynchronous, Shown, channels};
 use crate::app::peers::Channel;
 pub use crate::app::peers::PeersError;
 use crate::app::source::Source;
@@ -22,6 +25,7 @@ use crate::config::Config;
 use crate::drain;
 use crate::model::function::FunctionId;
 use crate::net;
+use crate::proxy::deliver::Deliveries;
 use crate::proxy::wake::Wake;
 use crate::proxy::{Gateway, listener};
 use crate::readiness::Readiness;
@@ -41,6 +45,8 @@ pub struct App {
     scaler: Scaler,
     source: Source,
     channel: Option<Channel>,
+    wake: Arc<dyn Wake>,
+    asynchronous: Option<Asynchronous>,
     readiness: Readiness,
 }
 
@@ -52,11 +58,13 @@ pub enum BuildError {
     Metrics(#[from] MetricsError),
     #[error(transparent)]
     Peers(#[from] PeersError),
+    #[error("asynchronous calls: {0}")]
+    Asynchronous(#[from] AsynchronousError),
 }
 
 impl App {
-    /// Binds every port on every core.
-    pub fn build(config: Config, source: Source) -> Result<Self, BuildError> {
+    /// Binds every port on every core, and opens the store.
+    pub async fn build(config: Config, source: Source) -> Result<Self, BuildError> {
         let (listeners, addresses) = bind(&config)?;
         let table = Arc::clone(&source.table);
         let stats = Arc::new(TrafficStats::default());
@@ -80,24 +88,33 @@ impl App {
             config.awake_when_never_called,
         );
         let wake: Arc<dyn Wake> = Arc::new(ScalerWake(wake));
+        let asynchronous = match config.store_directory.clone() {
+            Some(folder) => Some(Asynchronous::open(&config, folder, channel.as_ref()).await?),
+            None => None,
+        };
+        if let Some(asynchronous) = &asynchronous {
+            metrics.add_store(Box::new(Shown(asynchronous.store.clone())))?;
+        }
         let api = Api {
             table: Arc::clone(&table),
             cluster: Arc::clone(&source.cluster),
             wake: Arc::clone(&wake),
             readiness: readiness.clone(),
             metrics,
+            store: asynchronous.as_ref().map(|asynchronous| asynchronous.store.clone()),
         };
         let gateway = Arc::new(Gateway {
             table,
             callers: Arc::clone(&source.callers),
-            wake,
+            wake: Arc::clone(&wake),
             own: Arc::new(api),
+            intake: asynchronous.as_ref().map(Asynchronous::intake),
             cors: config.cors.clone(),
             limits: config.limits.clone(),
             stats,
             leaving: AtomicBool::new(false),
         });
-        Ok(Self { config, gateway, listeners, addresses, scaler, source, channel, readiness })
+        Ok(Self { config, gateway, listeners, addresses, scaler, source, channel, wake, asynchronous, readiness })
     }
 
     /// Where it listens, with real port numbers.
@@ -132,9 +149,17 @@ impl App {
                 }
             });
         }
+        let (senders, deliveries) = channels(self.listeners.len());
+        if let Some(asynchronous) = self.asynchronous {
+            let table = Arc::clone(&self.gateway.table);
+            let follows = self.readiness.block("a leader among the gateway nodes");
+            let (leaving, end) = (traffic_watch.clone(), control_watch.clone());
+            workers.spawn(asynchronous.run(table, self.wake, senders, follows, leaving, end));
+        }
         let mut scaler_end = control_watch;
         workers.spawn(self.scaler.run(async move { scaler_end.signaled().await }));
-        let cores = spawn_cores(self.listeners, &self.gateway, self.config.limits.connections, &traffic_watch)?;
+        let cores =
+            spawn_cores(self.listeners, deliveries, &self.gateway, self.config.limits.connections, &traffic_watch)?;
         drop(traffic_watch);
 
         let signal = termination.wait().await;
@@ -182,18 +207,19 @@ fn bind(config: &Config) -> Result<(Vec<Vec<std::net::TcpListener>>, Vec<SocketA
 
 fn spawn_cores(
     listeners: Vec<Vec<std::net::TcpListener>>,
+    deliveries: Vec<Deliveries>,
     gateway: &Arc<Gateway>,
     connections_max: usize,
     drain: &drain::Watch,
 ) -> io::Result<Vec<thread::JoinHandle<io::Result<()>>>> {
     let connections = Arc::new(Semaphore::new(connections_max.min(Semaphore::MAX_PERMITS)));
-    let spawn = |(core, listeners)| {
+    let spawn = |(core, (listeners, deliveries))| {
         let (gateway, connections, drain) = (Arc::clone(gateway), Arc::clone(&connections), drain.clone());
         thread::Builder::new()
             .name(format!("traffic-{core}"))
-            .spawn(move || listener::run(listeners, gateway, connections, drain))
+            .spawn(move || listener::run(listeners, gateway, connections, deliveries, drain))
     };
-    listeners.into_iter().enumerate().map(spawn).collect()
+    listeners.into_iter().zip(deliveries).enumerate().map(spawn).collect()
 }
 
 /// What the traffic plane knows of the scaler.

@@ -18,6 +18,11 @@ pub fn utc() -> DateTime<Utc> {
     Utc::now()
 }
 
+/// Wall-clock time in milliseconds since 1970, for ids and for what is shown to people.
+pub fn unix_millis() -> u64 {
+    u64::try_from(utc().timestamp_millis()).unwrap_or(0)
+}
+
 /// Milliseconds since this process first read its clock: an instant that fits an atomic. Zero is "never".
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Tick(pub u64);

@@ -30,6 +30,9 @@ pub struct Config {
     pub base_function_url: String,
     /// A function that nobody has called counts as called at start.
     pub awake_when_never_called: bool,
+    /// Where asynchronous requests are stored; `None`: there are none.
+    pub store_directory: Option<PathBuf>,
+    pub queue: QueueLimits,
     pub limits: Limits,
     pub log: Log,
     pub peer: PeerPort,
@@ -105,6 +108,21 @@ pub struct Limits {
     pub idle_upstream: usize,
     /// How long such a connection is kept: shorter than servers do, so that they do not close it under a request.
     pub idle_upstream_timeout: Duration,
+}
+
+/// Limits of stored requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct QueueLimits {
+    /// Of one function, dead letters not included.
+    pub function_elements: u64,
+    pub function_bytes: u64,
+    /// Of all functions, dead letters included.
+    pub total_elements: u64,
+    pub total_bytes: u64,
+    /// Dead letters of one function: over it the oldest are forgotten.
+    pub dead_elements: u64,
+    /// Age at which a dead letter is forgotten; zero is never.
+    pub dead_age: Duration,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

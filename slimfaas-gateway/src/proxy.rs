@@ -6,6 +6,8 @@
 pub mod body;
 pub mod caller;
 pub mod cors;
+pub mod deliver;
+pub mod enqueue;
 pub mod listener;
 pub(crate) mod outcome;
 mod pace;
@@ -31,12 +33,13 @@ use hyper::body::Incoming;
 
 use crate::clock::Tick;
 use crate::config::{CorsOrigins, Limits};
+use crate::model::function::FunctionId;
 use crate::model::visibility::Visibility;
 use crate::proxy::body::{Body, BodyLimits, RequestBody};
 use crate::proxy::caller::Connection;
 use crate::proxy::outcome::Outcome;
 use crate::proxy::rejection::Rejection;
-use crate::proxy::router::{FunctionCall, OwnRoute, Route};
+use crate::proxy::router::{FunctionCall, OwnRoute, QueueRoute, Route};
 use crate::proxy::slot::Slot;
 use crate::proxy::upstream::{Answered, Failure, Outbound};
 use crate::table::start::ColdStart;
@@ -50,6 +53,9 @@ pub type LocalFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
 /// The routes that the gateway answers itself; `api` implements them.
 pub trait OwnRoutes: Send + Sync + 'static {
     fn answer<'a>(&'a self, route: OwnRoute<'a>) -> LocalFuture<'a, Response<Body>>;
+
+    /// The caller may see and change the function's queue.
+    fn answer_queue<'a>(&'a self, function: &'a FunctionId, route: QueueRoute<'a>) -> LocalFuture<'a, Response<Body>>;
 }
 
 /// What all cores share.
@@ -58,6 +64,8 @@ pub struct Gateway {
     pub callers: Arc<dyn CallerIndex>,
     pub wake: Arc<dyn wake::Wake>,
     pub own: Arc<dyn OwnRoutes>,
+    /// Of asynchronous calls; `None`: this gateway stores nothing.
+    pub intake: Option<Arc<dyn enqueue::Intake>>,
     pub cors: CorsOrigins,
     pub limits: Limits,
     pub stats: Arc<TrafficStats>,
@@ -89,6 +97,13 @@ pub(crate) async fn serve_request(connection: Rc<Connection>, request: Request<I
     }
     let mut response = match well_formed(&head).and_then(|()| router::route(&head.method, &target)) {
         Ok(Route::Function(call)) => serve_call(&connection, call, head, body, outcome).await,
+        // Boxed, so that synchronous calls do not carry the room for them.
+        Ok(Route::Async(call)) => Box::pin(enqueue::serve(&connection, call, head, body, outcome)).await,
+        Ok(Route::Callback(callback)) => Box::pin(enqueue::serve_callback(&connection, callback, outcome)).await,
+        Ok(Route::Queue(route)) => match internal(&connection, route.name).await {
+            Ok(function) => outcome.answer(gateway.own.answer_queue(&function.id, route).await),
+            Err(rejection) => outcome.reject(rejection),
+        },
         Ok(Route::Own(route)) => outcome.answer(gateway.own.answer(route).await),
         Err(rejection) => outcome.reject(rejection),
     };
@@ -159,6 +174,18 @@ async fn admit(connection: &Connection, call: &FunctionCall<'_>) -> Result<Arc<F
     let caller = connection.caller().await;
     let function = function.ok_or(Rejection::NotFound)?;
     match visibility::decide(visibility, caller, &function.id, &function.spec) {
+        Ok(_permit) => Ok(function),
+        Err(visibility::Denied) => Err(Rejection::NotFound),
+    }
+}
+
+/// The function, if this caller is one of its own namespace that it trusts.
+async fn internal(connection: &Connection, name: &str) -> Result<Arc<Function>, Rejection> {
+    let function = connection.core.gateway.table.view().route(name).cloned();
+    // Worked out for unknown functions too, as in `admit`.
+    let caller = connection.caller().await;
+    let function = function.ok_or(Rejection::NotFound)?;
+    match visibility::decide(Visibility::Private, caller, &function.id, &function.spec) {
         Ok(_permit) => Ok(function),
         Err(visibility::Denied) => Err(Rejection::NotFound),
     }

@@ -9,6 +9,7 @@ mod loopback {
     use slimfaas_tests::http1 as client;
     mod gateway;
 
+    mod asynchronous;
     mod ending;
     mod failures;
     mod forwarding;

@@ -62,6 +62,16 @@ impl Channel {
         Authority::new(peers.leads.clone(), knows_all)
     }
 
+    /// The port, if there is one.
+    pub(super) fn node(&self) -> Option<&Node> {
+        self.port.as_ref().map(|port| &port.node)
+    }
+
+    /// The other nodes.
+    pub(super) fn membership(&self) -> watch::Receiver<Arc<[Peer]>> {
+        self.membership.clone()
+    }
+
     /// Talks until `end`.
     pub(super) async fn run(self, end: drain::Watch) {
         let Some(Port { node, activity }) = self.port else {

@@ -193,6 +193,7 @@ fn local_up(files: &Files, clean: bool, listen: IpAddr) -> Result<(), Failure> {
     config.listen.address = listen;
     config.listen.ports = vec![manifest.entrypoint_port, manifest.node_http_port];
     config.listen.ports.dedup();
+    config.store_directory.get_or_insert_with(|| manifest.state.directory.join("store"));
     if let Some(level) = manifest.log_level {
         config.log.filter = level.as_filter().to_owned();
     }
@@ -217,7 +218,7 @@ fn serve(runtime: &tokio::runtime::Runtime, config: Config, source: source::Sour
     tracing::info!(config = %serde_json::to_string(&config).context("cannot show the configuration")?, "configured");
     runtime.block_on(async {
         let termination = signal::Termination::listen().context("cannot listen for signals")?;
-        let app = App::build(config, source).context("cannot start")?;
+        let app = App::build(config, source).await.context("cannot start")?;
         let addresses: Vec<String> = app.addresses().iter().map(|address| format!("http://{address}")).collect();
         tracing::info!(addresses = addresses.join(" "), version = env!("CARGO_PKG_VERSION"), "serving");
         app.run(termination).await.context("the gateway failed")?;

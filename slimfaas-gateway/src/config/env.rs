@@ -3,6 +3,7 @@
 //! Every option is one row of `options::OPTIONS`: its names, default, limits and meaning. Bad values are all
 //! reported at once and nothing runs with them; names that look like ours and are not only make a warning.
 
+mod option;
 mod options;
 #[cfg(test)]
 mod tests;
@@ -19,7 +20,8 @@ use crate::config::suggest;
 use crate::config::url_template::UrlTemplate;
 use crate::config::{ClusterSource, Config, fixed_functions};
 use crate::model::problem::Problem;
-use options::{Choice, Draft, OPTIONS, Opt};
+use option::{Choice, Draft, Opt};
+use options::OPTIONS;
 use unused::{UNUSED, Unused};
 
 /// In a pod, this file names its namespace.
@@ -200,6 +202,9 @@ fn is_hierarchical(name: &str) -> bool {
 }
 
 /// The orchestrator and the fixed list decide together; the list is checked here, so that nothing fails later.
+/// Where the manifests mount a volume.
+const KUBERNETES_STORE: &str = "/var/lib/slimfaas";
+
 /// Nodes of a cluster learn of a pod's end within a second or two; load balancers in front take a little longer.
 const KUBERNETES_DRAIN_DELAY: Duration = Duration::from_secs(5);
 
@@ -232,6 +237,9 @@ fn choose_cluster(draft: &mut Draft, problems: &mut Vec<Problem>, warnings: &mut
     let is_kubernetes = draft.config.cluster == ClusterSource::Kubernetes;
     let usual = if is_kubernetes { KUBERNETES_DRAIN_DELAY } else { Duration::ZERO };
     draft.config.drain_delay = draft.drain_delay.unwrap_or(usual);
+    if is_kubernetes && draft.config.store_directory.is_none() {
+        draft.config.store_directory = Some(KUBERNETES_STORE.into());
+    }
 }
 
 /// A variable that no option has read.

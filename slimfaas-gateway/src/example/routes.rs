@@ -39,7 +39,7 @@ POST /upload                         the number of bytes in the body
 GET  /download?bytes=1000000         that many zero bytes
 GET  /headers                        the request's headers
 GET  /status/{code}                  that status
-GET  /call?url=http://host:port/path what another URL answers
+GET  /call?url=http://host:port/path what another URL answers (with &method=POST, to that)
 GET  /crash                          ends the process
 GET  /health                         200
 ";
@@ -243,7 +243,9 @@ fn headers(request: &Request<Incoming>) -> Answer {
 async fn call(request: &Request<Incoming>) -> Answer {
     let Some(url) = parameter(request, "url") else { return bad("say which: /call?url=http://host:port/path") };
     let Some((address, uri)) = target(&url) else { return bad("only absolute http URLs can be called") };
-    match timeout(CALL_TIMEOUT, get(&address, &uri)).await {
+    let method = parameter(request, "method").unwrap_or_else(|| "GET".to_owned());
+    let Ok(method) = method.parse::<Method>() else { return bad("the method is none") };
+    match timeout(CALL_TIMEOUT, ask(method, &address, &uri)).await {
         Ok(Ok(answer)) => answer,
         Ok(Err(error)) => text(StatusCode::BAD_GATEWAY, format!("{url}: {error}\n")),
         Err(_elapsed) => text(StatusCode::GATEWAY_TIMEOUT, format!("{url}: no answer in time\n")),
@@ -256,12 +258,16 @@ fn target(url: &str) -> Option<(Address, http::Uri)> {
     Some((Address::Host(host.into(), uri.port_u16().unwrap_or(80)), uri))
 }
 
-async fn get(address: &Address, uri: &http::Uri) -> Result<Answer, Box<dyn std::error::Error + Send + Sync>> {
+async fn ask(
+    method: Method,
+    address: &Address,
+    uri: &http::Uri,
+) -> Result<Answer, Box<dyn std::error::Error + Send + Sync>> {
     let stream = net::connect(address, CALL_TIMEOUT).await?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
     let host = uri.authority().map_or("", |authority| authority.as_str());
-    let request = Request::get(path).header(header::HOST, host).body(body(Bytes::new()))?;
+    let request = Request::builder().method(method).uri(path).header(header::HOST, host).body(body(Bytes::new()))?;
     let answer = async {
         let (parts, content) = sender.send_request(request).await?.into_parts();
         let content = Limited::new(content, CALL_BYTES_MAX).collect().await?.to_bytes();

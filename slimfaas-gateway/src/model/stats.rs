@@ -57,6 +57,37 @@ impl StatusCounts {
     }
 }
 
+/// What is stored for one function, and what became of what was.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct QueueDepths {
+    pub function: String,
+    pub namespace: String,
+    pub ready: u64,
+    pub running: u64,
+    /// Answered with 202, not called back yet.
+    pub accepted: u64,
+    /// Between two attempts.
+    pub waiting: u64,
+    pub dead: u64,
+    pub enqueued: u64,
+    pub refused: u64,
+    pub succeeded: u64,
+    pub failed_attempts: u64,
+}
+
+/// The store of this node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StoreState {
+    pub leads: bool,
+    pub term: u64,
+    pub last_log: u64,
+    pub last_applied: u64,
+    pub voters: u64,
+    pub syncs: u64,
+    pub sync_time: Duration,
+    pub commands: u64,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

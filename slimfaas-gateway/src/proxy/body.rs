@@ -136,6 +136,25 @@ impl RequestBody {
         Self { incoming, ahead: VecDeque::new(), trailers: None, limits, read: 0, pace: None, note: None }
     }
 
+    /// A body that is here already.
+    pub(super) fn of(bytes: Bytes) -> Self {
+        let limits = BodyLimits { bytes: u64::MAX, bytes_per_second: 0, grace: Duration::MAX };
+        let ahead = if bytes.is_empty() { VecDeque::new() } else { VecDeque::from([bytes]) };
+        Self { incoming: None, ahead, trailers: None, limits, read: 0, pace: None, note: None }
+    }
+
+    /// Reads all of it into one piece; its limits bound the memory.
+    pub(super) async fn whole(mut self) -> Result<Bytes, BodyFault> {
+        while let Some(frame) = poll_fn(|cx| self.poll_incoming(cx)).await.transpose()? {
+            // Trailers end a body; there is no place for them in a stored one.
+            self.ahead.extend(frame.into_data().ok());
+        }
+        if self.ahead.len() == 1 {
+            return Ok(self.ahead.pop_front().unwrap_or_default());
+        }
+        Ok(Bytes::from(self.ahead.iter().flatten().copied().collect::<Vec<u8>>()))
+    }
+
     /// Will hold the fault that ends the body, if one does.
     pub(super) fn note(&mut self) -> FaultNote {
         Arc::clone(self.note.get_or_insert_default())

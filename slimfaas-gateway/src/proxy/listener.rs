@@ -19,6 +19,7 @@ use crate::config::Limits;
 use crate::drain;
 use crate::net::{TcpListener, TcpStream};
 use crate::proxy::caller::Connection;
+use crate::proxy::deliver::{self, Deliveries};
 use crate::proxy::pace::{PaceLimits, PacedStream};
 
 /// HTTP/2: most bytes of one stream, and of one connection, that may be unread by us: bounds memory per client.
@@ -34,6 +35,7 @@ pub fn run(
     listeners: Vec<std::net::TcpListener>,
     gateway: Arc<Gateway>,
     connections: Arc<Semaphore>,
+    deliveries: Deliveries,
     drain: drain::Watch,
 ) -> io::Result<()> {
     let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
@@ -48,6 +50,7 @@ pub fn run(
                 accept(listener, Rc::clone(&core), Rc::clone(&server), Arc::clone(&connections), drain.clone());
             accepting.spawn_local(accept);
         }
+        accepting.spawn_local(deliver::run(Rc::clone(&core), deliveries, drain.clone()));
         let mut end = drain.clone();
         drop(drain);
         while accepting.join_next().await.is_some() {}

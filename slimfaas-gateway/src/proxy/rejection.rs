@@ -35,6 +35,12 @@ pub enum Rejection {
     SlotTimeout {
         after: Duration,
     },
+    /// As many requests are stored for this function, or for all, as may be.
+    QueueFull {
+        limit: &'static str,
+    },
+    /// Nothing is stored at present: no majority of gateway nodes is up, or this gateway has no store.
+    QueueUnavailable,
     /// The function went away while the request waited.
     FunctionRemoved,
     /// No endpoint could be connected to.
@@ -63,10 +69,12 @@ impl Rejection {
             Self::BadRequest(_) => StatusCode::BAD_REQUEST,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
+            Self::QueueFull { .. } => StatusCode::TOO_MANY_REQUESTS,
             // The original answers 503 to everything that keeps a request from its function; clients rely on it.
             Self::TooManyWaiting { .. }
             | Self::WakeTimeout { .. }
             | Self::SlotTimeout { .. }
+            | Self::QueueUnavailable
             | Self::FunctionRemoved
             | Self::ConnectFailed
             | Self::ResponseTimeout { .. }
@@ -84,6 +92,8 @@ impl Rejection {
             Self::TooManyWaiting { .. }
             | Self::WakeTimeout { .. }
             | Self::SlotTimeout { .. }
+            | Self::QueueFull { .. }
+            | Self::QueueUnavailable
             | Self::FunctionRemoved => Side::Gateway,
             Self::ConnectFailed | Self::ResponseTimeout { .. } | Self::ResponseFailed => Side::Function,
         }
@@ -100,6 +110,8 @@ impl Rejection {
             Self::TooManyWaiting { .. } => "too-many-waiting",
             Self::WakeTimeout { .. } => "wake-timeout",
             Self::SlotTimeout { .. } => "slot-timeout",
+            Self::QueueFull { .. } => "queue-full",
+            Self::QueueUnavailable => "queue-unavailable",
             Self::FunctionRemoved => "function-removed",
             Self::ConnectFailed => "connect-failed",
             Self::ResponseTimeout { .. } => "response-timeout",
@@ -119,6 +131,8 @@ impl Rejection {
             Self::SlotTimeout { after } => {
                 format!("every parallel request that the function allows stayed in use for {after:?}")
             }
+            Self::QueueFull { limit } => format!("too many requests are stored already: the limit is {limit}"),
+            Self::QueueUnavailable => "requests cannot be stored at present".to_owned(),
             Self::FunctionRemoved => "the function was removed while the request waited".to_owned(),
             Self::ConnectFailed => "no replica of the function accepts connections".to_owned(),
             Self::ResponseTimeout { after } => format!("the function did not answer within {after:?}"),
@@ -129,10 +143,15 @@ impl Rejection {
     /// Seconds after which trying again can help.
     fn retry_after(&self) -> Option<u64> {
         match self {
-            Self::TooManyWaiting { .. } | Self::WakeTimeout { .. } | Self::SlotTimeout { .. } => Some(5),
-            Self::FunctionRemoved | Self::ConnectFailed | Self::ResponseTimeout { .. } | Self::ResponseFailed => {
-                Some(1)
-            }
+            Self::TooManyWaiting { .. }
+            | Self::WakeTimeout { .. }
+            | Self::SlotTimeout { .. }
+            | Self::QueueFull { .. } => Some(5),
+            Self::QueueUnavailable
+            | Self::FunctionRemoved
+            | Self::ConnectFailed
+            | Self::ResponseTimeout { .. }
+            | Self::ResponseFailed => Some(1),
             Self::NotFound
             | Self::MethodNotAllowed { .. }
             | Self::BadRequest(_)

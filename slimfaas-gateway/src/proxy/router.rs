@@ -12,6 +12,10 @@ pub const FUNCTION_METHODS: &str = "GET, POST, PUT, DELETE, PATCH, HEAD, OPTIONS
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Route<'a> {
     Function(FunctionCall<'a>),
+    /// The same, but stored and delivered later.
+    Async(FunctionCall<'a>),
+    Callback(Callback<'a>),
+    Queue(QueueRoute<'a>),
     Own(OwnRoute<'a>),
 }
 
@@ -24,6 +28,36 @@ pub struct FunctionCall<'a> {
     pub path: &'a str,
     /// Where `path` starts in the request's path.
     pub path_offset: usize,
+}
+
+/// `/async-function-callback/{name}/{element}/{status}`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Callback<'a> {
+    pub name: &'a str,
+    pub element: &'a str,
+    pub status: &'a str,
+}
+
+/// `/async-functions/{name}/…`: for callers that may call the function's private paths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueueRoute<'a> {
+    pub name: &'a str,
+    pub action: QueueAction<'a>,
+    pub query: Option<&'a str>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QueueAction<'a> {
+    Depths,
+    Element(&'a str),
+    DeadLetters,
+    DeadLetter(&'a str),
+    Replay(&'a str),
+    ReplayAll,
+    Delete(&'a str),
+    DeleteAll,
+    Pause,
+    Resume,
 }
 
 /// Everything that the gateway answers itself.
@@ -45,6 +79,21 @@ pub fn route<'a>(method: &Method, target: &'a PathAndQuery) -> Result<Route<'a>,
         let call = function_call(path, rest)?;
         return allow(method, FUNCTION_METHODS).map(|()| Route::Function(call));
     }
+    if let Some(rest) = path.strip_prefix("/async-function/") {
+        let call = function_call(path, rest)?;
+        return allow(method, FUNCTION_METHODS).map(|()| Route::Async(call));
+    }
+    if let Some(rest) = path.strip_prefix("/async-function-callback/") {
+        let mut parts = rest.split('/');
+        let (Some(name), Some(element), Some(status), None) = (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
+            return Err(Rejection::NotFound);
+        };
+        return allow(method, "POST").map(|()| Route::Callback(Callback { name, element, status }));
+    }
+    if let Some(rest) = path.strip_prefix("/async-functions/") {
+        return queue_route(method, rest, target.query()).map(Route::Queue);
+    }
     let (route, allowed): (OwnRoute<'a>, &'static str) = match path {
         "/status-functions" => (OwnRoute::StatusAll, "GET, HEAD"),
         "/wake-functions" => (OwnRoute::WakeAll, "GET, POST"),
@@ -65,6 +114,27 @@ fn named(path: &str) -> Option<(OwnRoute<'_>, &'static str)> {
         return Some((OwnRoute::Status { name }, "GET, HEAD"));
     }
     single("/wake-function/").map(|name| (OwnRoute::Wake { name }, "GET, POST"))
+}
+
+fn queue_route<'a>(method: &Method, rest: &'a str, query: Option<&'a str>) -> Result<QueueRoute<'a>, Rejection> {
+    let (name, rest) = rest.split_once('/').filter(|(name, _)| !name.is_empty()).ok_or(Rejection::NotFound)?;
+    let parts: Vec<&str> = rest.split('/').collect();
+    let one = |allowed, action| allow(method, allowed).map(|()| action);
+    let read_or_delete = |read, delete| {
+        allow(method, "GET, HEAD, DELETE").map(|()| if method == Method::DELETE { delete } else { read })
+    };
+    let action = match *parts.as_slice() {
+        ["queue"] => one("GET, HEAD", QueueAction::Depths),
+        ["elements", id] => one("GET, HEAD", QueueAction::Element(id)),
+        ["dead-letters"] => read_or_delete(QueueAction::DeadLetters, QueueAction::DeleteAll),
+        ["dead-letters", "replay"] => one("POST", QueueAction::ReplayAll),
+        ["dead-letters", id] => read_or_delete(QueueAction::DeadLetter(id), QueueAction::Delete(id)),
+        ["dead-letters", id, "replay"] => one("POST", QueueAction::Replay(id)),
+        ["pause"] => one("POST", QueueAction::Pause),
+        ["resume"] => one("POST", QueueAction::Resume),
+        _ => Err(Rejection::NotFound),
+    }?;
+    Ok(QueueRoute { name, action, query })
 }
 
 fn function_call<'a>(path: &'a str, rest: &'a str) -> Result<FunctionCall<'a>, Rejection> {

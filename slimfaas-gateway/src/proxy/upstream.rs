@@ -35,6 +35,9 @@ pub(super) struct Outbound {
     inner: Option<Uri>,
 }
 
+/// Of an answer that nobody wants. A new connection is cheaper than more than this.
+const DISCARDED_BYTES_MAX: u64 = 256 * 1024;
+
 /// Why there is no response.
 pub(super) enum Failure {
     /// Nothing of the request was sent: another endpoint may take it.
@@ -57,6 +60,13 @@ pub(super) struct Answered {
 impl Answered {
     pub(super) fn status(&self) -> StatusCode {
         self.response.status()
+    }
+
+    /// Reads the answer's body to its end, so that the connection can be used again. What is long costs the connection.
+    pub(super) async fn finish(self) {
+        let Self { response, lease, .. } = self;
+        let mut body = response::Discarded::new(response.into_body(), lease, DISCARDED_BYTES_MAX);
+        std::future::poll_fn(|cx| body.poll(cx)).await;
     }
 
     /// The function switches to another protocol, which its client has not asked for.
@@ -122,7 +132,7 @@ fn failure_of(error: &hyper::Error) -> Failure {
     }
 }
 
-fn failure_within_body(fault: FaultKind) -> Failure {
+pub(super) fn failure_within_body(fault: FaultKind) -> Failure {
     match fault {
         FaultKind::TooLarge(limit) => Failure::Sent(Rejection::BodyTooLarge { limit }),
         FaultKind::TooSlow => Failure::Sent(Rejection::BodyTooSlow),

@@ -196,7 +196,7 @@ fn read<'a>(function: &'a Function, memory: &mut Memory, now: Moment) -> Reading
         spec: &function.spec,
         replicas_requested: function.replicas_requested,
         replicas_ready: function.replicas_ready(),
-        waiting: function.live.waiting(),
+        waiting: function.live.waiting().saturating_add(function.live.queued()),
         in_flight: function.live.in_flight(),
         since_call: (last_call != Tick::NEVER).then(|| last_call.until(now.tick)),
         since_seen: memory.first_seen.until(now.tick),

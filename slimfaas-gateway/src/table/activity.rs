@@ -28,6 +28,8 @@ pub struct Live {
     news_awaited: AtomicBool,
     /// Of the table: wakes who tells the other nodes.
     news: Arc<Notify>,
+    /// Stored requests that are still to be delivered, on whichever node; only `queue::worker` changes it.
+    pub queued: AtomicU32,
     /// Something sleeps that the next call would wake: the scaler wants to hear of it.
     call_awaited: AtomicBool,
     /// Where the search for the least loaded endpoint starts, so that ties go round.
@@ -123,9 +125,14 @@ impl Live {
         self.remote_waiting.load(Ordering::Relaxed)
     }
 
+    /// Stored requests that are still to be delivered, by whichever node.
+    pub fn queued(&self) -> u32 {
+        self.queued.load(Ordering::SeqCst)
+    }
+
     /// Work that needs the function now, on any node, whatever the last call's time.
     pub fn is_busy(&self) -> bool {
-        self.in_flight() > 0 || self.waiting() > 0
+        self.in_flight() > 0 || self.waiting() > 0 || self.queued() > 0
     }
 
     /// Resolves at the next change of the function; enable it before reading the view.

@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use opentelemetry::metrics::{Counter, MeterProvider};
 use opentelemetry::{KeyValue, StringValue};
@@ -18,7 +19,7 @@ use prometheus::proto::{
 use prometheus::{Registry, TextEncoder};
 
 use crate::model::function::FunctionId;
-use crate::model::stats::{BUCKETS_MICROS, Durations, STATUS_CLASSES, StatusCounts};
+use crate::model::stats::{BUCKETS_MICROS, Durations, QueueDepths, STATUS_CLASSES, StatusCounts, StoreState};
 use crate::peer::Kind;
 use crate::peer::stats::{OUTCOMES, PeerStats};
 use crate::table::Table;
@@ -64,6 +65,15 @@ impl Metrics {
             .with_description("Changes of a function's replicas that were asked for, by reason.")
             .build();
         Ok(Arc::new(Self { registry, scale_decisions, _provider: provider }))
+    }
+
+    /// Shows what is stored too; once, where something is.
+    pub fn add_store(&self, stored: Box<dyn Stored>) -> Result<(), MetricsError> {
+        let name = Desc::new("slimfaas_store".to_owned(), "A collector.".to_owned(), Vec::new(), HashMap::new());
+        let name = name.map_err(|error| MetricsError(error.to_string()))?;
+        self.registry
+            .register(Box::new(StoreCollector { name, stored }))
+            .map_err(|error| MetricsError(error.to_string()))
     }
 
     /// Shows the peer port too; once, where there is one.
@@ -218,6 +228,88 @@ fn read(count: &AtomicU64) -> u64 {
     count.load(Ordering::Relaxed)
 }
 
+/// What is stored, as somebody who knows the store reads it.
+pub trait Stored: Send + Sync + 'static {
+    fn queues(&self) -> Vec<QueueDepths>;
+    fn store(&self) -> StoreState;
+}
+
+struct StoreCollector {
+    name: Desc,
+    stored: Box<dyn Stored>,
+}
+
+impl Collector for StoreCollector {
+    fn desc(&self) -> Vec<&Desc> {
+        vec![&self.name]
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let queues = self.stored.queues();
+        let state = self.stored.store();
+        let labels =
+            |queue: &'_ QueueDepths| [("function", queue.function.clone()), ("namespace", queue.namespace.clone())];
+        let each = |read: fn(&QueueDepths) -> u64, metric: fn(&[(&str, &str)], u64) -> Metric| -> Vec<Metric> {
+            let one = |queue: &QueueDepths| {
+                let [function, namespace] = labels(queue);
+                metric(&[(function.0, &function.1), (namespace.0, &namespace.1)], read(queue))
+            };
+            queues.iter().map(one).collect()
+        };
+        let number = |labels: &[(&str, &str)], value: u64| gauge(labels, i64::try_from(value).unwrap_or(i64::MAX));
+        vec![
+            gauges(
+                "slimfaas_function_queue_ready_items",
+                "Stored requests that wait for a slot of their function.",
+                each(|queue| queue.ready, number),
+            ),
+            gauges(
+                "slimfaas_function_queue_in_flight_items",
+                "Stored requests that are being delivered, or wait for their callback.",
+                each(|queue| queue.running + queue.accepted, number),
+            ),
+            gauges(
+                "slimfaas_function_queue_retry_pending_items",
+                "Stored requests between two attempts.",
+                each(|queue| queue.waiting, number),
+            ),
+            gauges(
+                "slimfaas_function_dead_letters",
+                "Stored requests whose last attempt failed.",
+                each(|queue| queue.dead, number),
+            ),
+            counters("slimfaas_async_enqueued_total", "Requests stored.", each(|queue| queue.enqueued, counter)),
+            counters(
+                "slimfaas_async_refused_total",
+                "Requests not stored because of a limit.",
+                each(|queue| queue.refused, counter),
+            ),
+            counters("slimfaas_async_succeeded_total", "Requests delivered.", each(|queue| queue.succeeded, counter)),
+            counters(
+                "slimfaas_async_failed_attempts_total",
+                "Attempts that failed, timed out or were lost.",
+                each(|queue| queue.failed_attempts, counter),
+            ),
+            gauges("slimfaas_store_leads", "Whether this node leads the store.", vec![gauge(&[], state.leads.into())]),
+            gauges("slimfaas_store_term", "Raft's term.", vec![number(&[], state.term)]),
+            gauges("slimfaas_store_voters", "Nodes that vote.", vec![number(&[], state.voters)]),
+            gauges("slimfaas_store_log_index", "Last entry in this node's log.", vec![number(&[], state.last_log)]),
+            gauges("slimfaas_store_applied_index", "Last entry applied.", vec![number(&[], state.last_applied)]),
+            counters("slimfaas_store_commands_total", "Commands applied.", vec![counter(&[], state.commands)]),
+            counters("slimfaas_store_syncs_total", "Syncs of the disk.", vec![counter(&[], state.syncs)]),
+            counters("slimfaas_store_sync_seconds_total", "Time spent in them.", vec![seconds(&[], state.sync_time)]),
+        ]
+    }
+}
+
+fn seconds(labels: &[(&str, &str)], time: Duration) -> Metric {
+    let mut counter = PlainCounter::default();
+    counter.set_value(time.as_secs_f64());
+    let mut metric = labelled(labels);
+    metric.set_counter(counter);
+    metric
+}
+
 /// One series of one function, with its labels.
 type OfFunction<'a> = &'a dyn Fn(&Function, &[(&str, &str)]) -> Metric;
 
@@ -353,7 +445,7 @@ fn histogram(labels: &[(&str, &str)], durations: &Durations) -> Metric {
     let buckets = BUCKETS_MICROS.iter().zip(&counts).map(|(bound, count)| {
         cumulative += count;
         let mut bucket = Bucket::default();
-        bucket.set_upper_bound(std::time::Duration::from_micros(*bound).as_secs_f64());
+        bucket.set_upper_bound(Duration::from_micros(*bound).as_secs_f64());
         bucket.set_cumulative_count(cumulative);
         bucket
     });
@@ -367,46 +459,4 @@ fn histogram(labels: &[(&str, &str)], durations: &Durations) -> Metric {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-    use crate::model::function::WorkloadKind;
-    use crate::table::FunctionReport;
-
-    #[test]
-    fn a_scrape_shows_traffic_and_functions() {
-        let table = Table::new("default");
-        table.put(FunctionReport {
-            id: FunctionId::new("default", "fibonacci"),
-            kind: WorkloadKind::Deployment,
-            spec: Arc::default(),
-            problems: Arc::default(),
-            replicas_requested: 3,
-            pods: Vec::new(),
-        });
-        let traffic = Arc::new(TrafficStats::default());
-        let metrics = Metrics::new(&table, &traffic).expect("sets up");
-        traffic.ended(&http::Method::GET, 200, Duration::from_millis(2));
-        traffic.rejected("wake-timeout");
-        metrics.scale_decided(&FunctionId::new("default", "fibonacci"), 0, 1, "call");
-        let peers = Arc::new(PeerStats::default());
-        metrics.add_peers(&peers).expect("is the only one");
-        peers.calls[0][3].fetch_add(2, Ordering::Relaxed);
-        peers.incoming.fetch_add(1, Ordering::Relaxed);
-        let text = metrics.render();
-        for line in [
-            r#"http_requests_received_total{code="2xx",method="GET"} 1"#,
-            r#"http_request_duration_seconds_bucket{le="0.002"} 1"#,
-            r#"http_request_duration_seconds_count 1"#,
-            r#"slimfaas_rejections_total{reason="wake-timeout"} 1"#,
-            r#"slimfaas_autoscaler_desired_replicas{function="fibonacci",namespace="default"} 3"#,
-            r#"slimfaas_peer_calls_total{kind="activity",outcome="unknown"} 2"#,
-            r#"slimfaas_peer_connections{direction="incoming"} 1"#,
-            r#"slimfaas_peers_silent 0"#,
-            r#"slimfaas_scale_decisions_total{direction="up",function="fibonacci",namespace="default",reason="call"} 1"#,
-        ] {
-            assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
-        }
-    }
-}
+mod tests;

@@ -13,7 +13,7 @@ use crate::table::start::ColdStart;
 pub const METHODS: [&str; 8] = ["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS", "OTHER"];
 
 /// Reasons of `Rejection::name`, in a fixed order.
-pub const REASONS: [&str; 12] = [
+pub const REASONS: [&str; 14] = [
     "not-found",
     "method-not-allowed",
     "bad-request",
@@ -22,6 +22,8 @@ pub const REASONS: [&str; 12] = [
     "too-many-waiting",
     "wake-timeout",
     "slot-timeout",
+    "queue-full",
+    "queue-unavailable",
     "function-removed",
     "connect-failed",
     "response-timeout",

@@ -1,129 +1,12 @@
 //! The table of options: what each is called, allows, means and is by default, and why.
 
-use std::net::{IpAddr, Ipv6Addr};
-use std::ops::RangeInclusive;
-use std::time::Duration;
-
+use super::option::{Choice, Draft, Opt, Reads};
 use super::values;
 use crate::config::url_template::UrlTemplate;
-use crate::config::{ClusterSource, Config, CorsOrigins, Limits, Listen, Log, LogFormat, PeerPort, fixed_functions};
+use crate::config::{LogFormat, fixed_functions};
 
 pub(super) const NAMESPACE: &str = "SlimFaas__Namespace";
 pub(super) const ORCHESTRATOR: &str = "SlimFaas__Orchestrator";
-
-/// One option.
-pub(super) struct Opt {
-    pub(super) name: &'static str,
-    /// In the order in which they count.
-    pub(super) old: &'static [&'static str],
-    /// In the syntax of the option; empty: nothing is set.
-    pub(super) default: &'static str,
-    pub(super) doc: &'static str,
-    /// May be given as `Name__0`, `Name__1`, ….
-    pub(super) is_list: bool,
-    pub(super) reads: Reads,
-}
-
-impl Opt {
-    pub(super) fn names(&self) -> impl Iterator<Item = &'static str> + use<> {
-        std::iter::once(self.name).chain(self.old.iter().copied())
-    }
-}
-
-/// How a value is read and where it goes.
-pub(super) enum Reads {
-    Whole(RangeInclusive<u64>, fn(&mut Draft, u64)),
-    /// The range is in milliseconds.
-    Seconds(RangeInclusive<u64>, fn(&mut Draft, Duration)),
-    Bytes(RangeInclusive<u64>, fn(&mut Draft, u64)),
-    /// What is allowed, for people, and a reader whose error says what is allowed instead of what was found.
-    Text(&'static str, fn(&mut Draft, &str) -> Result<(), String>),
-}
-
-impl Reads {
-    pub(super) fn read(&self, draft: &mut Draft, text: &str) -> Result<(), String> {
-        let refused = || format!("allowed: {}", self.allowed());
-        match self {
-            Self::Whole(range, set) => set(draft, values::whole(text, range).ok_or_else(refused)?),
-            Self::Seconds(range, set) => set(draft, values::duration(text, range).ok_or_else(refused)?),
-            Self::Bytes(range, set) => set(draft, values::bytes(text, range).ok_or_else(refused)?),
-            // The empty default of an option that is not set by default.
-            Self::Text(..) if text.is_empty() => {}
-            Self::Text(_, set) => set(draft, text)?,
-        }
-        Ok(())
-    }
-
-    pub(super) fn allowed(&self) -> String {
-        match self {
-            Self::Whole(range, _) => format!("{} to {}", range.start(), range.end()),
-            Self::Seconds(range, _) => {
-                format!("{} to {} seconds", values::show_seconds(*range.start()), values::show_seconds(*range.end()))
-            }
-            Self::Bytes(range, _) => {
-                format!("{} to {}", values::show_bytes(*range.start()), values::show_bytes(*range.end()))
-            }
-            Self::Text(allowed, _) => (*allowed).to_owned(),
-        }
-    }
-}
-
-/// A configuration being made.
-pub(super) struct Draft {
-    pub(super) config: Config,
-    pub(super) orchestrator: Choice,
-    /// The text of the fixed list.
-    pub(super) functions: Option<String>,
-    /// Its default depends on the orchestrator.
-    pub(super) drain_delay: Option<Duration>,
-}
-
-/// The orchestrator that is asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Choice {
-    Unsaid,
-    Kubernetes,
-    Local,
-    Fixed,
-}
-
-impl Draft {
-    /// Values of no meaning: every one is replaced by its option's default or given value (a test holds that).
-    pub(super) fn blank() -> Self {
-        let limits = Limits {
-            connections: 0,
-            headers_timeout: Duration::ZERO,
-            keep_alive_timeout: Duration::ZERO,
-            header_bytes: 0,
-            body_bytes: 0,
-            body_bytes_per_second: 0,
-            body_rate_grace: Duration::ZERO,
-            h2_streams: 0,
-            waiting_per_function: 0,
-            slot_timeout: Duration::ZERO,
-            connect_timeout: Duration::ZERO,
-            idle_upstream: 0,
-            idle_upstream_timeout: Duration::ZERO,
-        };
-        let config = Config {
-            namespace: String::new(),
-            other_namespaces: Vec::new(),
-            pod_name: String::new(),
-            cluster: ClusterSource::Kubernetes,
-            listen: Listen { address: IpAddr::V6(Ipv6Addr::UNSPECIFIED), ports: Vec::new() },
-            traffic_threads: 0,
-            cors: CorsOrigins::Any,
-            base_function_url: String::new(),
-            awake_when_never_called: false,
-            limits,
-            log: Log { filter: String::new(), format: LogFormat::Text, no_color: false },
-            peer: PeerPort { port: 0, key_file: None },
-            drain_delay: Duration::ZERO,
-            drain_timeout: Duration::ZERO,
-        };
-        Self { config, orchestrator: Choice::Unsaid, functions: None, drain_delay: None }
-    }
-}
 
 /// A number that the option's range keeps within its type.
 fn narrow<T: TryFrom<u64>>(number: u64) -> T {
@@ -433,6 +316,67 @@ pub(super) const OPTIONS: &[Opt] = &[
               request.",
         is_list: false,
         reads: Reads::Seconds(0..=HOUR_MS, |draft, time| draft.config.limits.idle_upstream_timeout = time),
+    },
+    Opt {
+        name: "SlimFaas__Store__Directory",
+        old: &["SlimData__Directory", "SLIMDATA_DIRECTORY"],
+        default: "",
+        doc: "A directory of this process alone, in which asynchronous requests are stored. When not set: \
+              `/var/lib/slimfaas` on Kubernetes, a part of the state directory in the local mode, else none, and then \
+              asynchronous calls are answered with 503.",
+        is_list: false,
+        reads: Reads::Text("a directory", |draft, text| {
+            draft.config.store_directory = Some(text.into());
+            Ok(())
+        }),
+    },
+    Opt {
+        name: "SlimFaas__Queue__ElementsPerFunction",
+        old: &[],
+        default: "1000000",
+        doc: "Stored requests of one function that are not done; over it callers get 429. They cost disk, no memory.",
+        is_list: false,
+        reads: Reads::Whole(1..=1_000_000_000, |draft, n| draft.config.queue.function_elements = n),
+    },
+    Opt {
+        name: "SlimFaas__Queue__BytesPerFunction",
+        old: &[],
+        default: "4GiB",
+        doc: "Their bytes, headers and bodies together.",
+        is_list: false,
+        reads: Reads::Bytes(MIB..=1024 * TIB, |draft, n| draft.config.queue.function_bytes = n),
+    },
+    Opt {
+        name: "SlimFaas__Queue__Elements",
+        old: &[],
+        default: "4000000",
+        doc: "Stored requests of all functions, dead letters included.",
+        is_list: false,
+        reads: Reads::Whole(1..=1_000_000_000, |draft, n| draft.config.queue.total_elements = n),
+    },
+    Opt {
+        name: "SlimFaas__Queue__Bytes",
+        old: &[],
+        default: "8GiB",
+        doc: "Their bytes. Keep it well below the size of the directory's disk, which also holds the log.",
+        is_list: false,
+        reads: Reads::Bytes(MIB..=1024 * TIB, |draft, n| draft.config.queue.total_bytes = n),
+    },
+    Opt {
+        name: "SlimFaas__Queue__DeadLetters",
+        old: &[],
+        default: "10000",
+        doc: "Requests of one function that are kept after their last attempt failed; over it the oldest are forgotten.",
+        is_list: false,
+        reads: Reads::Whole(0..=1_000_000_000, |draft, n| draft.config.queue.dead_elements = n),
+    },
+    Opt {
+        name: "SlimFaas__Queue__DeadLetterAgeSeconds",
+        old: &[],
+        default: "604800",
+        doc: "How long such a request is kept; a week gives its owner a working day to look at it. `0` is for ever.",
+        is_list: false,
+        reads: Reads::Seconds(0..=366 * DAY_MS, |draft, time| draft.config.queue.dead_age = time),
     },
     Opt {
         name: "SlimFaas__Log__Filter",

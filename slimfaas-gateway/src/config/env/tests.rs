@@ -2,7 +2,7 @@ use std::os::unix::ffi::OsStringExt as _;
 use std::time::Duration;
 
 use super::*;
-use crate::config::{CorsOrigins, Limits, Listen, Log, LogFormat, PeerPort};
+use crate::config::{CorsOrigins, Limits, Listen, Log, LogFormat, PeerPort, QueueLimits};
 
 fn vars(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
     pairs.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect()
@@ -59,6 +59,15 @@ fn the_defaults() {
         cors: CorsOrigins::Any,
         base_function_url: "http://{pod_ip}:{pod_port}".into(),
         awake_when_never_called: false,
+        store_directory: Some("/var/lib/slimfaas".into()),
+        queue: QueueLimits {
+            function_elements: 1_000_000,
+            function_bytes: 4 << 30,
+            total_elements: 4_000_000,
+            total_bytes: 8 << 30,
+            dead_elements: 10_000,
+            dead_age: Duration::from_secs(7 * 24 * 3600),
+        },
         limits,
         log: Log { filter: "info".into(), format: LogFormat::Text, no_color: false },
         peer: PeerPort { port: 3262, key_file: None },
@@ -84,6 +93,15 @@ fn every_field_has_an_option() {
         cors: CorsOrigins::Listed(vec![]),
         base_function_url: "x".into(),
         awake_when_never_called: true,
+        store_directory: None,
+        queue: QueueLimits {
+            function_elements: 1,
+            function_bytes: 1,
+            total_elements: 1,
+            total_bytes: 1,
+            dead_elements: 1,
+            dead_age: second,
+        },
         limits: Limits {
             connections: 1,
             headers_timeout: second,
@@ -214,9 +232,9 @@ fn every_problem_is_said_at_once() {
 fn ranges_hold_at_both_ends() {
     for option in OPTIONS {
         let (range, show): (_, fn(u64) -> String) = match &option.reads {
-            options::Reads::Whole(range, _) | options::Reads::Bytes(range, _) => (range, |n| n.to_string()),
-            options::Reads::Seconds(range, _) => (range, values::show_seconds),
-            options::Reads::Text(..) => continue,
+            option::Reads::Whole(range, _) | option::Reads::Bytes(range, _) => (range, |n| n.to_string()),
+            option::Reads::Seconds(range, _) => (range, values::show_seconds),
+            option::Reads::Text(..) => continue,
         };
         for good in [*range.start(), *range.end()] {
             assert!(load(vars(&[(option.name, &show(good))])).is_ok(), "{} {good}", option.name);
@@ -233,6 +251,7 @@ fn which_cluster() {
     let becomes = |config: &mut Config, cluster| {
         config.cluster = cluster;
         config.drain_delay = Duration::ZERO;
+        config.store_directory = None;
     };
     let fixed = || ClusterSource::Fixed(LIST.to_owned());
     check(&[("SLIMFAAS_ORCHESTRATOR", "kubernetes")], |_| {}, &[]);
@@ -337,17 +356,17 @@ fn variables_of_kubernetes_services_are_not_unknown() {
 fn options_that_are_not_used_are_said() {
     check(
         &[
-            ("SLIMDATA_DIRECTORY", "/database"),
+            ("SLIMDATA_CONFIGURATION", "{}"),
             ("SLIM_WORKER_DELAY_MILLISECONDS", "50"),
-            ("slimdata__directory", "/database"),
+            ("slimdata__batchmode", "1"),
             ("SlimFaas__AllowUnsecureSsl", "false"),
         ],
         |_| {},
         &[
-            "SLIMDATA_DIRECTORY: accepted, not used: this version has no queue and no store",
+            "SLIMDATA_CONFIGURATION: accepted, not used: the store of this version needs no such setting",
             "SLIM_WORKER_DELAY_MILLISECONDS: accepted, not used: changes are watched, nothing is polled",
             "SlimFaas__AllowUnsecureSsl: accepted, not used: functions are reached without TLS",
-            "slimdata__directory: accepted, not used: this version has no queue and no store",
+            "slimdata__batchmode: accepted, not used: the store of this version needs no such setting",
         ],
     );
 }

@@ -22,7 +22,7 @@ const fn renamed(name: &'static str, old: &'static str, why: &'static str) -> Un
 }
 
 const EVENTS: &str = "this version has no events";
-const QUEUE: &str = "this version has no queue and no store";
+const QUEUE: &str = "the store of this version needs no such setting";
 const JOBS: &str = "this version has no jobs";
 const SOCKETS: &str = "this version has no WebSocket functions";
 const FRONT: &str = "this version has no dashboard and no status stream";
@@ -110,7 +110,6 @@ pub(super) const UNUSED: &[Unused] = &[
     unused("RaftClientHandler__PooledConnectionLifetimeMinutes", QUEUE),
     unused("RaftClientHandler__PooledConnectionIdleTimeoutSeconds", QUEUE),
     unused("RaftClientHandler__MaxConnectionsPerServer", QUEUE),
-    renamed("SlimData__Directory", "SLIMDATA_DIRECTORY", QUEUE),
     renamed("SlimData__Configuration", "SLIMDATA_CONFIGURATION", QUEUE),
     unused("SlimData__AllowColdStart", QUEUE),
     unused("SlimData__WarmupRounds", QUEUE),

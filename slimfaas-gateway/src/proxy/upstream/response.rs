@@ -7,6 +7,7 @@ use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 
 use super::pool::Lease;
+use crate::clock;
 use crate::proxy::body::{BodyFault, FaultNote};
 use crate::proxy::outcome::Outcome;
 use crate::proxy::slot::Slot;
@@ -75,6 +76,49 @@ impl ResponseBody {
 
     pub(crate) fn size_hint(&self) -> SizeHint {
         self.incoming.size_hint()
+    }
+}
+
+/// A body that is read and forgotten.
+pub(super) struct Discarded {
+    incoming: Incoming,
+    lease: Option<Lease>,
+    left: u64,
+}
+
+impl Discarded {
+    pub(super) fn new(incoming: Incoming, lease: Option<Lease>, limit: u64) -> Self {
+        Self { incoming, lease, left: limit }
+    }
+
+    /// Ready at its end, whichever it is.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let mut frame = Pin::new(&mut self.incoming).poll_frame(cx);
+            if frame.is_pending()
+                && let Some(lease) = &mut self.lease
+            {
+                let _open = lease.connection.poll_drive(cx).is_pending();
+                frame = Pin::new(&mut self.incoming).poll_frame(cx);
+            }
+            match frame {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Some(Ok(frame))) => {
+                    let read = frame.data_ref().map_or(0, |data| data.len() as u64);
+                    match self.left.checked_sub(read) {
+                        Some(left) => self.left = left,
+                        None => return Poll::Ready(()),
+                    }
+                }
+                Poll::Ready(Some(Err(_broken))) => return Poll::Ready(()),
+                Poll::Ready(None) => {
+                    if let Some(lease) = self.lease.take() {
+                        lease.give_back(clock::now());
+                    }
+                    return Poll::Ready(());
+                }
+            }
+        }
     }
 }
 

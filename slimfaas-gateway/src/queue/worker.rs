@@ -1,0 +1,279 @@
+//! Delivers what the log assigns to this node, and tells the log how it ended.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue, Request, request};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::{AbortHandle, JoinSet};
+
+use super::command::Command;
+use super::element::{ElementId, End};
+use super::request::{Body, StoredRequest};
+use crate::clock::{self, Tick};
+use crate::drain;
+use crate::model::function::FunctionId;
+use crate::model::spec::ParallelLimits;
+use crate::proxy::deliver::{Delivered, Delivery as Attempt};
+use crate::proxy::enqueue::ELEMENT_ID;
+use crate::proxy::wake::Wake;
+use crate::store::{Delivery, Effect, Effects, Store, StoreError};
+use crate::table::Table;
+use crate::table::view::Function;
+
+/// For one proposal; it is made again until it is known what became of it.
+const PROPOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Between two proposals of the same thing.
+const PROPOSE_AGAIN: Duration = Duration::from_millis(100);
+
+/// Before an element is given back: the view of this node may be a moment behind that of the leader.
+const GIVE_BACK_AFTER: Duration = Duration::from_millis(50);
+
+/// Least time between two looks at all queues; a busy log changes thousands of times a second.
+const LOOK_SPACING: Duration = Duration::from_millis(2);
+
+/// Asynchronous calls of a function at once, where its owner says nothing (reference §2.2).
+const PARALLEL_DEFAULT: u32 = 10;
+
+const LAST_TRY: HeaderName = HeaderName::from_static("slimfaas-last-try");
+const TRY_NUMBER: HeaderName = HeaderName::from_static("slimfaas-try-number");
+
+/// Runs on the control runtime; the calls themselves are made on the cores.
+pub struct Worker {
+    store: Store,
+    table: Arc<Table>,
+    wake: Arc<dyn Wake>,
+    cores: Vec<mpsc::UnboundedSender<Attempt>>,
+    next_core: usize,
+    attempts: JoinSet<()>,
+    running: BTreeMap<(ElementId, u32), AbortHandle>,
+    /// Budgets being proposed.
+    asked: BTreeMap<FunctionId, (u32, AbortHandle)>,
+    proposals: JoinSet<()>,
+}
+
+impl Worker {
+    /// `cores`: where deliveries are made, taking turns.
+    pub fn new(
+        store: Store,
+        table: Arc<Table>,
+        wake: Arc<dyn Wake>,
+        cores: Vec<mpsc::UnboundedSender<Attempt>>,
+    ) -> Self {
+        Self {
+            store,
+            table,
+            wake,
+            cores,
+            next_core: 0,
+            attempts: JoinSet::new(),
+            running: BTreeMap::new(),
+            asked: BTreeMap::new(),
+            proposals: JoinSet::new(),
+        }
+    }
+
+    /// Delivers until `end`, then tells the log how what still runs has ended. `leaving` comes first: from then on other
+    /// nodes get what is to be delivered.
+    pub async fn run(mut self, mut effects: Effects, leaving: drain::Watch, mut end: drain::Watch) {
+        let (mut applied, mut role, mut views) = (self.store.applied(), self.store.role(), self.table.changes());
+        let mut leaving = Some(leaving);
+        loop {
+            let mut looked = clock::now();
+            tokio::select! {
+                biased; // deliveries before the look at all queues
+                () = end.signaled() => break,
+                () = signaled(&mut leaving) => {
+                    // Given up, since the traffic's end is waited for by its watches.
+                    leaving = None;
+                    self.leave();
+                }
+                effect = effects.recv() => match effect {
+                    Some(effect) => {
+                        self.act(effect);
+                        continue;
+                    }
+                    None => break,
+                },
+                Some(_ended) = self.attempts.join_next(), if !self.attempts.is_empty() => {
+                    self.running.retain(|_, attempt| !attempt.is_finished());
+                    continue;
+                }
+                Some(_ended) = self.proposals.join_next(), if !self.proposals.is_empty() => {
+                    self.asked.retain(|_, (_, proposal)| !proposal.is_finished());
+                }
+                changed = applied.changed() => if changed.is_err() { break },
+                changed = role.changed() => if changed.is_err() { break },
+                changed = views.changed() => if changed.is_err() { break },
+            }
+            let now = clock::now();
+            if now < looked + LOOK_SPACING {
+                looked += LOOK_SPACING;
+                tokio::time::sleep_until(looked).await;
+            }
+            self.look();
+        }
+        while self.attempts.join_next().await.is_some() {}
+    }
+
+    fn act(&mut self, effect: Effect) {
+        match effect {
+            Effect::Deliver(delivery) => self.deliver(delivery),
+            Effect::Revoke { element, attempt } => {
+                if let Some(attempt) = self.running.remove(&(element, attempt)) {
+                    attempt.abort();
+                }
+            }
+            Effect::RevokeAll => {
+                std::mem::take(&mut self.running).values().for_each(AbortHandle::abort);
+            }
+            // Bodies lie in the log.
+            Effect::ReleaseBody { .. } => {}
+        }
+    }
+
+    fn deliver(&mut self, Delivery { assignment, request }: Delivery) {
+        let (element, attempt) = (assignment.element, assignment.attempt);
+        let (report, reported) = oneshot::channel();
+        let call = StoredRequest::decode(request).ok().and_then(|stored| head_and_body(stored, &assignment));
+        let unsent = match call {
+            Some((head, body)) => {
+                let timeout = Duration::from_millis(assignment.timeout_ms);
+                let call = Attempt { function: assignment.function, head, body, timeout, report };
+                self.next_core = (self.next_core + 1) % self.cores.len().max(1);
+                self.cores.get(self.next_core).is_none_or(|core| core.send(call).is_err())
+            }
+            // Nothing could ever make it a request again.
+            None => {
+                drop(report.send(Delivered::Failed("the stored request cannot be read".to_owned())));
+                false
+            }
+        };
+        if unsent {
+            tracing::debug!(%element, "this node is ending: another one delivers");
+        }
+        let store = self.store.clone();
+        let task = self.attempts.spawn(async move {
+            let end = match reported.await {
+                Ok(Delivered::Status(status)) => End::Status(status),
+                Ok(Delivered::TimedOut) => End::TimedOut,
+                Ok(Delivered::Failed(error)) => End::Failed(error),
+                Ok(Delivered::Unsent) | Err(_) => {
+                    tokio::time::sleep(GIVE_BACK_AFTER).await;
+                    End::Returned
+                }
+            };
+            propose(&store, Command::Complete { element, attempt, end }).await;
+        });
+        self.running.insert((element, attempt), task);
+    }
+
+    /// Nothing more is assigned to this process.
+    fn leave(&mut self) {
+        let (store, me) = (self.store.clone(), self.store.me());
+        self.proposals.spawn(async move { propose(&store, Command::PeerDraining(me)).await });
+    }
+
+    /// Brings the functions' demand, and as the leader their budgets, up to date.
+    fn look(&mut self) {
+        let view = self.table.view();
+        let queues = self.store.queues();
+        for queue in &queues {
+            let Some(function) = view.function(&queue.id) else { continue };
+            let pending = if queue.paused { 0 } else { u32::try_from(queue.pending()).unwrap_or(u32::MAX) };
+            let former = function.live.queued.swap(pending, Ordering::SeqCst);
+            if pending > 0 && (former == 0 || function.endpoints.is_empty()) {
+                self.wake.wake(function, Tick::of(clock::now()));
+            }
+        }
+        let known: BTreeMap<&FunctionId, u32> = queues.iter().map(|queue| (&queue.id, queue.slots)).collect();
+        // Those whose queue was forgotten have nothing left in it.
+        for function in view.functions().iter().filter(|function| !known.contains_key(&function.id)) {
+            function.live.queued.store(0, Ordering::SeqCst);
+        }
+        if !self.store.role().borrow().leads {
+            return;
+        }
+        let gone = known.iter().filter(|(id, slots)| **slots > 0 && view.function(id).is_none());
+        let mut wanted: Vec<(FunctionId, u32)> = gone.map(|(id, _)| ((*id).clone(), 0)).collect();
+        for function in view.functions() {
+            let slots = slots(function);
+            if slots != known.get(&function.id).copied().unwrap_or(0) {
+                wanted.push((function.id.clone(), slots));
+            }
+        }
+        drop(view);
+        for (function, slots) in wanted {
+            self.ask_for(function, slots);
+        }
+    }
+
+    fn ask_for(&mut self, function: FunctionId, slots: u32) {
+        if let Some((asked, proposal)) = self.asked.get(&function) {
+            if *asked == slots {
+                return;
+            }
+            proposal.abort();
+        }
+        let (store, of) = (self.store.clone(), function.clone());
+        let proposal = self.proposals.spawn(async move {
+            propose_once(&store, Command::Budget { function: of, slots }).await;
+        });
+        self.asked.insert(function, (slots, proposal));
+    }
+}
+
+async fn signaled(watch: &mut Option<drain::Watch>) {
+    match watch {
+        Some(watch) => watch.signaled().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Asynchronous calls of a function that may run at once (reference §4.3).
+fn slots(function: &Function) -> u32 {
+    let ParallelLimits { per_function, per_pod } = function.spec.parallel;
+    let by_pods = function.replicas_ready().saturating_mul(per_pod.unwrap_or(PARALLEL_DEFAULT));
+    per_function.unwrap_or(PARALLEL_DEFAULT).min(by_pods)
+}
+
+/// Until the log has it, or the store has ended.
+async fn propose(store: &Store, command: Command) {
+    loop {
+        match store.propose(command.clone(), PROPOSE_TIMEOUT).await {
+            Ok(_) | Err(StoreError::Stopped | StoreError::TooLarge | StoreError::Unopened(_)) => return,
+            Err(StoreError::Busy | StoreError::NotAccepted | StoreError::Unknown) => {
+                tokio::time::sleep(PROPOSE_AGAIN).await;
+            }
+        }
+    }
+}
+
+/// What is looked at again and again need not be insisted on.
+async fn propose_once(store: &Store, command: Command) {
+    if let Err(error) = store.propose(command, PROPOSE_TIMEOUT).await {
+        tracing::debug!(%error, "a budget was not proposed");
+        tokio::time::sleep(PROPOSE_AGAIN).await;
+    }
+}
+
+/// The request as it is sent; `None` if it is none.
+fn head_and_body(
+    stored: StoredRequest,
+    assignment: &super::command::Assignment,
+) -> Option<(request::Parts, bytes::Bytes)> {
+    let Body::Inline(body) = stored.body else { return None };
+    let mut request = Request::builder().method(stored.method.as_str()).uri(stored.path_and_query).body(()).ok()?;
+    let headers = request.headers_mut();
+    for (name, value) in stored.headers {
+        let value = HeaderValue::from_maybe_shared(value).ok()?;
+        headers.append(HeaderName::try_from(name).ok()?, value);
+    }
+    headers.insert(ELEMENT_ID, HeaderValue::try_from(assignment.element.to_string()).ok()?);
+    headers.insert(TRY_NUMBER, HeaderValue::from(assignment.try_number));
+    headers.insert(LAST_TRY, HeaderValue::from_static(if assignment.is_last_try { "true" } else { "false" }));
+    Some((request.into_parts().0, body))
+}

@@ -1,0 +1,70 @@
+//! Asynchronous calls on three gateways: from zero, spread over all of them, through the loss of the leader.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use slimfaas_tests::report;
+
+use super::cluster::wait;
+use super::functions::{FUNCTION, Workload};
+use super::site::{Install, Site};
+
+const SOON: Duration = Duration::from_secs(60);
+const CALLS: usize = 200;
+
+#[test]
+fn accepted_calls_are_delivered_though_the_leader_dies() -> Result<()> {
+    let Some(site) = Site::install("asynchronous", &Install { replicas: 3, ..Install::default() })? else {
+        return Ok(());
+    };
+    let idle = ("SlimFaas/TimeoutSecondBeforeSetReplicasMin", "5");
+    let retries = (
+        "SlimFaas/Configuration",
+        r#"{"DefaultAsync":{"HttpTimeout":10,"TimeoutRetries":[1,1,1],"HttpStatusRetries":[500,503]}}"#,
+    );
+    site.apply(&Workload { annotations: &[FUNCTION, idle, retries], ..Workload::default() }.yaml())?;
+    site.wait_known("fibonacci")?;
+
+    let mut accepted = BTreeSet::new();
+    let mut refused = 0;
+    for number in 0..CALLS {
+        // Slow enough that much is still stored when the leader goes.
+        let answer = site.request("POST", "/async-function/fibonacci/slow?ms=100", "");
+        match answer {
+            Ok(answer) if answer.status == 202 => {
+                let id = answer.header("slimfaas-element-id").context("an id")?;
+                accepted.insert(id.to_owned());
+            }
+            // Between two leaders nothing is accepted; nothing is lost either.
+            Ok(answer) => {
+                ensure!(answer.status == 503, "{}", answer.head);
+                refused += 1;
+            }
+            Err(_broken) => refused += 1,
+        }
+        if number == CALLS / 2 {
+            let leader = wait("a leader", SOON, || leader(&site))?;
+            site.kubectl(&["delete", "pod", &leader, "--grace-period=0", "--force"])?;
+        }
+    }
+    report::line(format_args!("{} of {CALLS} accepted, {refused} refused while there was no leader", accepted.len()));
+    ensure!(accepted.len() > CALLS / 2, "{} of {CALLS} were accepted", accepted.len());
+    let depth = || -> Result<u64> {
+        let metrics = site.call("/metrics")?.text();
+        let of = |line: &str| line.rsplit(' ').next().and_then(|count| count.parse::<f64>().ok());
+        let states = metrics.lines().filter(|line| line.starts_with("slimfaas_function_queue_"));
+        let total: f64 = states.filter(|line| line.contains("fibonacci")).filter_map(of).sum();
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count")]
+        Ok(total as u64)
+    };
+    wait("every accepted call is delivered", SOON, || Ok((depth()? == 0).then_some(())))?;
+    site.wait_replicas("deployment", "fibonacci", 0, SOON)?;
+    site.wait_ready("slimfaas", 3)
+}
+
+/// The pod that leads the store.
+fn leader(site: &Site) -> Result<Option<String>> {
+    let lease = site.get("lease", "slimfaas")?;
+    Ok(lease["spec"]["holderIdentity"].as_str().filter(|holder| !holder.is_empty()).map(str::to_owned))
+}

@@ -1,8 +1,8 @@
 //! Tells the other nodes what functions do here, and puts what they tell into the table: whoever scales has to know of
 //! every node's calls.
 //!
-//! A change is told within [`LOOK_EVERY`], the first call after quiet at once, and everything every
-//! [`EVERYTHING_EVERY`]. With nothing going on there is nothing but that.
+//! A change is told within 250 ms, the first call after quiet at once, and everything every 5 seconds. With nothing going
+//! on there is nothing but that.
 
 mod known;
 mod local;

@@ -7,14 +7,16 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use crate::clock;
+use crate::clock::{self, Instant};
 use crate::model::address::Address;
 use crate::net;
 use crate::peer::client::Client;
 use crate::peer::handshake::{self, Agreed, HandshakeError, Versions};
 use crate::peer::key::{Key, Keys};
-use crate::peer::limits::{BACKOFF_MAX, BACKOFF_MIN, HANDSHAKE_TIME, IDLE_MAX, PING_EVERY, SILENCE_MAX};
-use crate::peer::link::Link;
+use crate::peer::limits::{
+    BACKOFF_MAX, BACKOFF_MIN, HANDSHAKE_TIME, IDLE_MAX, PING_EVERY, PRESENT_KEY_AFTER, RETIRE_TIME, SILENCE_MAX,
+};
+use crate::peer::link::{Link, Retirement};
 use crate::peer::pipe::{self, Broken, Reader, Writer};
 use crate::peer::stats::{Open, PeerStats};
 
@@ -116,20 +118,37 @@ impl Dialer {
 
     /// Resolves when the connection should close.
     async fn oversee(&mut self, link: &Arc<Link>, key: &Key) {
-        let mut outdated = false;
+        // Made anew when there is another key, so that no connection uses one that is about to be taken away; and after
+        // a while when the peer had the present one not yet.
+        let mut look_for_key = clock::now() + PRESENT_KEY_AFTER;
+        let mut patience: Option<Instant> = None;
         loop {
+            let ping = clock::now() + PING_EVERY;
+            let next = patience.map_or(ping, |patience| ping.min(patience));
             tokio::select! {
                 biased; // what may end it before what keeps it
                 changed = self.keys.changed() => match changed {
-                    // Made anew, so that no connection uses a key that is about to be taken away.
-                    Ok(()) => outdated |= self.keys.borrow_and_update().present() != Some(key),
+                    Ok(()) => look_for_key = clock::now(),
                     Err(_ended) => return,
                 },
                 () = link.attention.notified() => {}
-                () = tokio::time::sleep(PING_EVERY) => link.ping(),
+                () = tokio::time::sleep_until(next) => link.ping(),
             }
-            if (outdated || link.is_unwanted()) && link.is_quiet() {
-                return;
+            let now = clock::now();
+            let is_outdated = now >= look_for_key && self.keys.borrow_and_update().present() != Some(key);
+            if is_outdated || link.is_unwanted() {
+                link.retire();
+            }
+            match link.retirement() {
+                Retirement::Ended => return,
+                Retirement::None => patience = None,
+                Retirement::Waiting => {
+                    // Some call takes its time; the others do not wait for it any longer.
+                    if now >= *patience.get_or_insert(now + RETIRE_TIME) {
+                        link.carry_on();
+                        (patience, look_for_key) = (None, now + PRESENT_KEY_AFTER);
+                    }
+                }
             }
         }
     }

@@ -5,11 +5,12 @@
 //! frame   = tag:u8 id:u32 len:u16 body[len]           (integers big-endian)
 //! Begin 1 = code:u8 millis:u32 total:u32 data         first part of a request or a reply of `total` bytes
 //! More  2 = data                                      the next part
-//! Cancel 3, Ping 4, Pong 5 = nothing
+//! Cancel 3, Ping 4, Pong 5, Leave 6 = nothing
 //! ```
 //!
 //! The calling side numbers its calls; a reply has its call's number. `code` is the kind of a request or the outcome of
-//! a reply; `millis` is what is left of a request's time, and 0 in a reply.
+//! a reply; `millis` is what is left of a request's time, and 0 in a reply. `Leave` asks the calling side to begin no more
+//! calls on this connection and to close it.
 
 /// Of a record, without the 16 bytes that prove it genuine: Noise's limit is 65535.
 pub(super) const RECORD_BYTES_MAX: usize = 65_535 - 16;
@@ -22,6 +23,7 @@ const MORE: u8 = 2;
 const CANCEL: u8 = 3;
 const PING: u8 = 4;
 const PONG: u8 = 5;
+const LEAVE: u8 = 6;
 
 /// What the first part of a message says of the whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +40,7 @@ pub(super) enum Frame<'a> {
     Cancel { id: u32 },
     Ping,
     Pong,
+    Leave,
 }
 
 /// The other end does not keep to the protocol: the connection ends.
@@ -74,6 +77,7 @@ impl Frame<'_> {
             Self::Cancel { id } => (CANCEL, id, None, &[][..]),
             Self::Ping => (PING, 0, None, &[][..]),
             Self::Pong => (PONG, 0, None, &[][..]),
+            Self::Leave => (LEAVE, 0, None, &[][..]),
         };
         let len = data.len() + if head.is_some() { BEGIN_BYTES } else { 0 };
         out.push(tag);
@@ -113,10 +117,11 @@ fn parse(bytes: &[u8]) -> Result<(Frame<'_>, &[u8]), Violation> {
     let frame = match tag[0] {
         BEGIN => begin(id, body)?,
         MORE => Frame::More { id, data: body },
-        CANCEL | PING | PONG if !body.is_empty() => return Err(Violation::Body),
+        CANCEL | PING | PONG | LEAVE if !body.is_empty() => return Err(Violation::Body),
         CANCEL => Frame::Cancel { id },
         PING => Frame::Ping,
         PONG => Frame::Pong,
+        LEAVE => Frame::Leave,
         unknown => return Err(Violation::UnknownTag(unknown)),
     };
     Ok((frame, rest))
@@ -172,14 +177,14 @@ mod tests {
             // What was understood is written back the same, but for the number of a ping, which means nothing.
             let mut again = Vec::new();
             frames.iter().flatten().for_each(|frame| frame.write(&mut again));
-            let pings = frames.iter().flatten().any(|frame| matches!(frame, Frame::Ping | Frame::Pong));
+            let pings = frames.iter().flatten().any(|frame| matches!(frame, Frame::Ping | Frame::Pong | Frame::Leave));
             prop_assert!(pings || bytes.starts_with(&again));
         }
 
         #[test]
         fn frames_come_out_as_they_went_in(
             frames in proptest::collection::vec(
-                (0_u8..5, any::<u32>(), any::<(u8, u32, u32)>(), proptest::collection::vec(any::<u8>(), 0..50)), 0..20),
+                (0_u8..6, any::<u32>(), any::<(u8, u32, u32)>(), proptest::collection::vec(any::<u8>(), 0..50)), 0..20),
         ) {
             let of = |(tag, id, (code, millis, total), data): &'_ (u8, u32, (u8, u32, u32), Vec<u8>)| -> Vec<u8> {
                 let mut out = Vec::new();
@@ -189,7 +194,8 @@ mod tests {
                     1 => Frame::More { id: *id, data },
                     2 => Frame::Cancel { id: *id },
                     3 => Frame::Ping,
-                    _ => Frame::Pong,
+                    4 => Frame::Pong,
+                    _ => Frame::Leave,
                 }.write(&mut out);
                 out
             };

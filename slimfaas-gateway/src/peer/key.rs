@@ -23,7 +23,7 @@ const KEYS_MAX: usize = 4;
 const FILE_BYTES_MAX: u64 = 64 << 10;
 
 /// Kubernetes itself takes a minute or so to bring a changed Secret into a pod.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
+pub const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// One key; never shown.
 #[derive(Clone, PartialEq, Eq)]
@@ -100,8 +100,10 @@ impl Keys {
 /// Where keys come from.
 #[derive(Clone, Debug)]
 pub enum KeySource {
-    /// Read now, and again when it changes.
+    /// Read now, and again every [`LOOK_EVERY`].
     File(PathBuf),
+    /// Read now, and again after each such time.
+    FileEvery(PathBuf, Duration),
     Fixed(Keys),
 }
 
@@ -111,7 +113,7 @@ impl KeySource {
     pub(super) fn read(&self) -> Result<Keys, KeyError> {
         match self {
             Self::Fixed(keys) => Ok(keys.clone()),
-            Self::File(path) => read(path).or_else(|error| match error.is_absence() {
+            Self::File(path) | Self::FileEvery(path, _) => read(path).or_else(|error| match error.is_absence() {
                 true => Ok(Keys::default()),
                 false => Err(error),
             }),
@@ -120,10 +122,14 @@ impl KeySource {
 
     /// Follows the source for ever. A file that has become bad or is gone changes nothing: the keys before it go on.
     pub(super) async fn follow(self, keys: watch::Sender<Arc<Keys>>) {
-        let Self::File(path) = self else { return std::future::pending().await };
+        let (path, look_every) = match self {
+            Self::File(path) => (path, LOOK_EVERY),
+            Self::FileEvery(path, look_every) => (path, look_every),
+            Self::Fixed(_) => return std::future::pending().await,
+        };
         let mut known_problem = String::new();
         loop {
-            tokio::time::sleep(LOOK_EVERY).await;
+            tokio::time::sleep(look_every).await;
             // A few hundred bytes, from memory most of the time: not worth a thread.
             match read(&path) {
                 Ok(read) => {

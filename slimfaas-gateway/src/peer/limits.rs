@@ -41,8 +41,17 @@ pub(super) const WRITE_TIME: Duration = Duration::from_secs(5);
 /// A connection without calls is closed after this time.
 pub(super) const IDLE_MAX: Duration = Duration::from_secs(60);
 
-/// How long running calls may still take on a connection whose key is not accepted any more.
+/// How long a connection may still be used whose key is not accepted any more; the caller is told to make another one.
 pub(super) const REVOKED_GRACE: Duration = Duration::from_secs(5);
+
+/// A connection that was made with a former key, since the peer did not have the present one, is made anew after this.
+pub(super) const PRESENT_KEY_AFTER: Duration = Duration::from_secs(10);
+
+/// How long calls wait for a connection to end that is to be replaced, before they go on with it.
+pub(super) const RETIRE_TIME: Duration = Duration::from_millis(250);
+
+/// At the end of the process, for the caller to close before this side does: what crosses a close is unknown to it.
+pub(super) const CLOSE_GRACE: Duration = Duration::from_millis(200);
 
 /// What the kernel holds unsent, what it holds unread (twice this, with its own bookkeeping), and what is written at
 /// once: a small call waits behind no more than these. For a millisecond's way 200 KiB are 200 MiB/s.

@@ -37,7 +37,10 @@ struct State {
     /// After a failure: until when nothing is tried, and why.
     down: Option<(Instant, Arc<str>)>,
     last_used: Instant,
+    /// The peer is no member any more.
     leaving: bool,
+    /// Nothing more begins on the present connection; what waits gets the next one.
+    retiring: bool,
     ended: bool,
 }
 
@@ -53,6 +56,15 @@ struct Waiting {
 pub(super) struct Room {
     _bulk: Option<OwnedSemaphorePermit>,
     _call: OwnedSemaphorePermit,
+}
+
+/// Whether the present connection is to close.
+pub(super) enum Retirement {
+    None,
+    /// Calls are under way on it.
+    Waiting,
+    /// Nothing is.
+    Ended,
 }
 
 /// What became of a call that was handed over.
@@ -71,6 +83,7 @@ impl Link {
             down: None,
             last_used: clock::now(),
             leaving: false,
+            retiring: false,
             ended: false,
         };
         Self {
@@ -129,12 +142,16 @@ impl Link {
     /// Puts what waits into a record.
     pub(super) fn fill(&self, record: &mut Vec<u8>) {
         let mut state = self.state();
-        let State { outbox, waiting, .. } = &mut *state;
-        outbox.fill(record, |id| {
+        let State { outbox, waiting, retiring, .. } = &mut *state;
+        let ended = |id| {
             if let Some(call) = waiting.get_mut(&id) {
                 call.sent = true;
             }
-        });
+        };
+        match *retiring {
+            true => outbox.fill_begun(record, ended),
+            false => outbox.fill(record, ended),
+        }
     }
 
     /// Takes the replies of a record.
@@ -149,8 +166,13 @@ impl Link {
                     }
                 }
                 Frame::Pong => {}
+                Frame::Leave => state.retiring = true,
                 Frame::Cancel { .. } | Frame::Ping => return Err(Violation::WrongDirection),
             }
+        }
+        if state.retiring {
+            // A reply may have been the last.
+            self.attention.notify_one();
         }
         Ok(())
     }
@@ -164,12 +186,30 @@ impl Link {
         !self.state().outbox.is_empty()
     }
 
-    /// No call waits for anything.
-    pub(super) fn is_quiet(&self) -> bool {
-        self.state().waiting.is_empty()
+    /// Begins nothing more on the present connection.
+    pub(super) fn retire(&self) {
+        self.state().retiring = true;
     }
 
-    /// Whether the connection should close once it is quiet.
+    /// How far the end of the present connection is.
+    pub(super) fn retirement(&self) -> Retirement {
+        let state = self.state();
+        if !state.retiring {
+            return Retirement::None;
+        }
+        match state.outbox.is_amid() || state.waiting.values().any(|call| call.sent) {
+            true => Retirement::Waiting,
+            false => Retirement::Ended,
+        }
+    }
+
+    /// Begins calls on the present connection again.
+    pub(super) fn carry_on(&self) {
+        self.state().retiring = false;
+        self.sendable.notify_one();
+    }
+
+    /// Whether nobody will use the link.
     pub(super) fn is_unwanted(&self) -> bool {
         let state = self.state();
         state.leaving || clock::now() >= state.last_used + IDLE_MAX
@@ -205,6 +245,7 @@ impl Link {
     /// The connection has ended. What was not begun waits for the next one.
     pub(super) fn disconnected(&self) {
         let mut state = self.state();
+        state.retiring = false;
         let State { outbox, inbox, waiting, .. } = &mut *state;
         *inbox = Inbox::default();
         outbox.restart();

@@ -86,6 +86,21 @@ impl Outbox {
         Withdrawn::Absent
     }
 
+    /// Whether a part of some message has gone, and a part has not.
+    pub(super) fn is_amid(&self) -> bool {
+        self.long.iter().any(|message| message.sent.is_some())
+    }
+
+    /// As [`Self::fill`], without beginning a message.
+    pub(super) fn fill_begun(&mut self, record: &mut Vec<u8>, ended: impl FnMut(u32)) {
+        let unbegun: VecDeque<Message>;
+        (unbegun, self.long) = std::mem::take(&mut self.long).into_iter().partition(|message| message.sent.is_none());
+        let short = std::mem::take(&mut self.short);
+        self.fill(record, ended);
+        self.short = short;
+        self.long.extend(unbegun);
+    }
+
     /// Appends frames to an empty record and calls `ended` with each message of which the last part is in it.
     pub(super) fn fill(&mut self, record: &mut Vec<u8>, mut ended: impl FnMut(u32)) {
         while record.len() + HEADER_BYTES <= RECORD_BYTES_MAX
@@ -144,7 +159,7 @@ mod tests {
         let parts = Frames(&record).map(|frame| match frame.unwrap() {
             Frame::Begin { id, data, .. } | Frame::More { id, data } => (id, data.len()),
             Frame::Cancel { id } => (id, 0),
-            Frame::Ping | Frame::Pong => (0, 0),
+            Frame::Ping | Frame::Pong | Frame::Leave => (0, 0),
         });
         (parts.collect(), ended)
     }
@@ -175,6 +190,23 @@ mod tests {
         outbox.push(2, 0, 0, Bytes::from(vec![2; PART_BYTES]));
         assert_eq!(record(&mut outbox), (vec![(2, PART_BYTES), (1, PART_BYTES), (1, 1)], vec![2, 1]));
         assert!(outbox.is_empty());
+    }
+
+    #[test]
+    fn what_has_begun_can_be_ended_alone() {
+        let mut outbox = Outbox::default();
+        outbox.push(1, 0, 0, Bytes::from(vec![1; 100_000]));
+        record(&mut outbox);
+        outbox.push(2, 0, 0, Bytes::from(vec![2; 100_000]));
+        outbox.push(3, 0, 0, Bytes::from_static(b"small"));
+        assert!(outbox.is_amid());
+        let (mut record, mut ended) = (Vec::new(), Vec::new());
+        outbox.fill_begun(&mut record, |id| ended.push(id));
+        assert_eq!(ended, [1]);
+        assert!(!outbox.is_amid() && outbox.is_unsent(2) && outbox.is_unsent(3));
+        record.clear();
+        outbox.fill_begun(&mut record, |id| ended.push(id));
+        assert!(record.is_empty());
     }
 
     #[test]

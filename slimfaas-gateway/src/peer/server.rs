@@ -140,7 +140,7 @@ impl Server {
                 forced.forced().await;
             }
             () = revoked => {
-                serving.close();
+                serving.leave();
                 tokio::time::sleep(REVOKED_GRACE).await;
             }
         }

@@ -83,7 +83,7 @@ pub trait Service: Send + Sync + 'static {
     fn serve(&self, from: Arc<str>, request: Bytes) -> Answer<'_>;
 }
 
-/// A service cannot do what it was asked. The text is for people and is cut at [`FAILURE_BYTES_MAX`].
+/// A service cannot do what it was asked. The text is for people and is cut at 512 bytes.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Failure(pub String);

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use crate::peer::frame::{Frame, Frames, Head, Violation};
 use crate::peer::inbox::{Inbox, Whole};
-use crate::peer::limits::{BULK_BYTES_MAX, CALLS_MAX, SILENCE_MAX, bulk_bytes};
+use crate::peer::limits::{BULK_BYTES_MAX, CALLS_MAX, CLOSE_GRACE, SILENCE_MAX, bulk_bytes};
 use crate::peer::outbox::Outbox;
 use crate::peer::pipe::{Broken, Reader, Writer};
 use crate::peer::service::{FAILURE_BYTES_MAX, Kind, Outcome, Service};
@@ -76,10 +76,16 @@ impl Serving {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Asks the caller to make another connection; calls are taken until it does.
+    pub(super) fn leave(&self) {
+        self.state().outbox.push_control(Frame::Leave);
+        self.stir.notify_one();
+    }
+
     /// Takes no more calls; the connection ends after those that run.
     pub(super) fn close(&self) {
         self.state().closing = true;
-        self.stir.notify_one();
+        self.leave();
     }
 
     /// Reads requests, beginning with a record that was already read, and runs them.
@@ -107,6 +113,9 @@ impl Serving {
                 continue;
             }
             if self.state().is_over() {
+                // Calls that cross the request to leave are still refused, rather than lost.
+                tokio::time::sleep(CLOSE_GRACE).await;
+                while writer.flush(|record| self.state().fill(record)).await? {}
                 return Ok(());
             }
             self.stir.notified().await;
@@ -133,7 +142,7 @@ impl Serving {
                     self.state().outbox.push_control(Frame::Pong);
                     self.stir.notify_one();
                 }
-                Frame::Pong => return Err(Violation::WrongDirection),
+                Frame::Pong | Frame::Leave => return Err(Violation::WrongDirection),
             }
         }
         Ok(())

@@ -201,7 +201,7 @@ async fn a_peer_that_falls_silent_leaves_calls_unknown() {
     let deadline = began + Duration::from_secs(60);
     let lost = node.client.call(address, Kind::Raft, Bytes::new(), deadline).await;
     assert_eq!(lost, Err(CallError::Unknown(Lost::Disconnected)));
-    assert!((5..8).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
+    assert!((5..15).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
 }
 
 #[tokio::test]

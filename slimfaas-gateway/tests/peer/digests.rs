@@ -90,10 +90,10 @@ async fn calls_on_one_node_are_known_on_all_and_gone_with_it() {
     one.live("f").note_call(Tick::of(began));
     until("it is told", || three.counts("f") == (0, 2) && two.counts("f") == (0, 2)).await;
     let took = began.elapsed();
-    assert!(took < Duration::from_millis(150), "a first call is told at once: {took:?}");
+    assert!(took < Duration::from_secs(1), "a first call is news, or it would wait for 5 seconds: {took:?}");
     assert_eq!(three.wakes.load(Ordering::SeqCst), 1);
     let told = three.live("f").last_call();
-    assert!(told >= Tick::of(began) && Tick::of(began).until(told) < Duration::from_millis(150), "{told:?}");
+    assert!(told >= Tick::of(began) && Tick::of(began).until(told) < Duration::from_secs(1), "{told:?}");
     assert_eq!(three.live("f").last_local_call(), Tick::NEVER);
     assert_eq!(three.live("g").last_call(), Tick::NEVER);
 
@@ -114,7 +114,7 @@ async fn calls_on_one_node_are_known_on_all_and_gone_with_it() {
     node.tasks.shutdown().await;
     let killed = clock::now();
     until("it is missed", || !*three.complete.borrow()).await;
-    assert!(killed.elapsed() < Duration::from_secs(7), "{:?}", killed.elapsed());
+    assert!(killed.elapsed() < Duration::from_secs(10), "{:?}", killed.elapsed());
     assert_eq!(three.counts("f"), (5, 0), "it may still be working");
     introduce(&[&one, &three], true);
     until("it is gone", || three.counts("f") == (1, 0) && *three.complete.borrow()).await;

@@ -1,10 +1,11 @@
 //! Asynchronous calls on three gateways: from zero, spread over all of them, through the loss of the leader.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use slimfaas_tests::report;
+use slimfaas_tests::{http1, report};
 
 use super::cluster::wait;
 use super::functions::{FUNCTION, Workload};
@@ -50,21 +51,33 @@ fn accepted_calls_are_delivered_though_the_leader_dies() -> Result<()> {
     }
     report::line(format_args!("{} of {CALLS} accepted, {refused} refused while there was no leader", accepted.len()));
     ensure!(accepted.len() > CALLS / 2, "{} of {CALLS} were accepted", accepted.len());
-    let depth = || -> Result<u64> {
+    // The totals last for as long as the function is up.
+    let delivered = wait("every accepted call is delivered", SOON, || {
         let metrics = site.call("/metrics")?.text();
-        let of = |line: &str| line.rsplit(' ').next().and_then(|count| count.parse::<f64>().ok());
-        let states = metrics.lines().filter(|line| line.starts_with("slimfaas_function_queue_"));
-        let total: f64 = states.filter(|line| line.contains("fibonacci")).filter_map(of).sum();
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count")]
-        Ok(total as u64)
-    };
-    wait("every accepted call is delivered", SOON, || Ok((depth()? == 0).then_some(())))?;
+        let left = total(&metrics, "slimfaas_function_queue_");
+        Ok((left == 0).then(|| total(&metrics, "slimfaas_async_succeeded_total")))
+    })?;
+    ensure!(delivered >= accepted.len() as u64, "{delivered} of {} were delivered", accepted.len());
     site.wait_replicas("deployment", "fibonacci", 0, SOON)?;
     site.wait_ready("slimfaas", 3)
 }
 
-/// The pod that leads the store.
+/// The pod that leads the store, as it says itself.
 fn leader(site: &Site) -> Result<Option<String>> {
-    let lease = site.get("lease", "slimfaas")?;
-    Ok(lease["spec"]["holderIdentity"].as_str().filter(|holder| !holder.is_empty()).map(str::to_owned))
+    for pod in site.list("pods", "app.kubernetes.io/name=slimfaas")? {
+        let (Some(name), Some(ip)) = (pod["metadata"]["name"].as_str(), pod["status"]["podIP"].as_str()) else {
+            continue;
+        };
+        let metrics = http1::get(SocketAddr::new(ip.parse()?, 5000), "/metrics")?.text();
+        if total(&metrics, "slimfaas_store_leads") == 1 {
+            return Ok(Some(name.to_owned()));
+        }
+    }
+    Ok(None)
+}
+
+/// The sum of all series that begin like this.
+fn total(metrics: &str, name: &str) -> u64 {
+    let values = metrics.lines().filter(|line| line.starts_with(name)).filter_map(|line| line.rsplit(' ').next());
+    values.filter_map(|value| value.parse::<u64>().ok()).sum()
 }

@@ -10,6 +10,7 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use super::index::{Affected, ToProve};
 use super::lease::{self, Candidate};
+use super::pod::Stage;
 use super::proof::{self, Proof};
 use super::watches::{self, Change, Kind};
 use super::{KubeCluster, Uid};
@@ -232,10 +233,11 @@ impl Worker {
         let Some(own) = index.pod_named(&options.namespace, &options.pod_name) else { return };
         let Some(controller) = &own.controller else { return };
         *self.cluster.own_workload() = Some(Uid::clone(&controller.uid));
-        let others = index.controlled_by(&controller.uid).filter(|pod| pod.uid != own.uid && pod.can_serve());
+        // Also those that are ending: they still work on requests.
+        let others = index.controlled_by(&controller.uid).filter(|pod| pod.uid != own.uid && pod.stage != Stage::Ended);
         let peer = |pod: &super::pod::PodFacts| {
             let address = SocketAddr::new(pod.ip?, options.peer_port);
-            Some(Peer { name: Arc::clone(&pod.name), address, ready: pod.ready })
+            Some(Peer { name: Arc::clone(&pod.name), address, ready: pod.ready && pod.can_serve() })
         };
         let mut peers: Vec<Peer> = others.filter_map(peer).collect();
         peers.sort_by(|one, other| one.name.cmp(&other.name));

@@ -129,8 +129,12 @@ impl App {
         // The last to end: everything else may have to tell its peers something.
         let (peers, peers_watch) = drain::channel();
         let mut channel = JoinSet::new();
-        if let Some(peers) = self.channel {
-            channel.spawn(peers.run(peers_watch));
+        match self.channel {
+            Some(peers) => {
+                channel.spawn(peers.run(peers_watch));
+            }
+            // What nobody holds has ended.
+            None => drop(peers_watch),
         }
         let mut workers = JoinSet::new();
         workers.spawn((self.source.worker)(self.readiness.clone(), control_watch.clone()));

@@ -80,10 +80,10 @@ fn a_port_in_use_is_an_error() -> Result<()> {
 #[test]
 fn options_without_effect_are_warned_of() -> Result<()> {
     let backend = Backend::start(|_| ok("x"))?;
-    let gateway = Fixed::at(backend.address).set("SLIMFAAS_PORT", 1).set("SLIMDATA_DIRECTORY", "/x").start()?;
+    let gateway = Fixed::at(backend.address).set("SLIMFAAS_PORT", 1).set("SLIMDATA_CONFIGURATION", "{}").start()?;
     let log = gateway.log();
     let warned = |name: &str| log.lines().any(|line| line.contains(" WARN ") && line.contains(name));
-    assert!(warned("SLIMFAAS_PORT") && warned("SLIMDATA_DIRECTORY"), "{log}");
+    assert!(warned("SLIMFAAS_PORT") && warned("SLIMDATA_CONFIGURATION"), "{log}");
     Ok(())
 }
 

@@ -381,7 +381,7 @@ pub(super) const OPTIONS: &[Opt] = &[
     Opt {
         name: "SlimFaas__Log__Filter",
         old: &["RUST_LOG"],
-        default: "info",
+        default: "info,openraft=warn",
         doc: "What is logged: a level, or levels of parts, as in `info,slimfaas_gateway=debug`.",
         is_list: false,
         reads: Reads::Text("`error`, `warn`, `info`, `debug`, `trace`, `off`, `part=level`", |draft, text| {

@@ -69,7 +69,7 @@ fn the_defaults() {
             dead_age: Duration::from_secs(7 * 24 * 3600),
         },
         limits,
-        log: Log { filter: "info".into(), format: LogFormat::Text, no_color: false },
+        log: Log { filter: "info,openraft=warn".into(), format: LogFormat::Text, no_color: false },
         peer: PeerPort { port: 3262, key_file: None },
         drain_delay: Duration::from_secs(5),
         drain_timeout: Duration::from_secs(30),

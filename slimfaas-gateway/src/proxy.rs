@@ -100,10 +100,13 @@ pub(crate) async fn serve_request(connection: Rc<Connection>, request: Request<I
         // Boxed, so that synchronous calls do not carry the room for them.
         Ok(Route::Async(call)) => Box::pin(enqueue::serve(&connection, call, head, body, outcome)).await,
         Ok(Route::Callback(callback)) => Box::pin(enqueue::serve_callback(&connection, callback, outcome)).await,
-        Ok(Route::Queue(route)) => match internal(&connection, route.name).await {
-            Ok(function) => outcome.answer(gateway.own.answer_queue(&function.id, route).await),
-            Err(rejection) => outcome.reject(rejection),
-        },
+        Ok(Route::Queue(route)) => {
+            let function = gateway.table.view().route(route.name).cloned();
+            match admit_inside(&connection, function).await {
+                Ok(function) => outcome.answer(gateway.own.answer_queue(&function.id, route).await),
+                Err(rejection) => outcome.reject(rejection),
+            }
+        }
         Ok(Route::Own(route)) => outcome.answer(gateway.own.answer(route).await),
         Err(rejection) => outcome.reject(rejection),
     };
@@ -153,10 +156,7 @@ async fn serve_call(
         }
         Err(Failure::Sent(rejection)) => outcome.reject(rejection),
         Err(Failure::Unsent(_)) => outcome.reject(Rejection::ConnectFailed),
-        Err(Failure::ClientGone) => {
-            drop(outcome);
-            Rejection::BadRequest("the request ended within its body").into_response()
-        }
+        Err(Failure::ClientGone) => outcome.abandon(),
     }
 }
 
@@ -170,19 +170,12 @@ async fn admit(connection: &Connection, call: &FunctionCall<'_>) -> Result<Arc<F
     if let (Some(function), Visibility::Public) = (&function, visibility) {
         return Ok(Arc::clone(function));
     }
-    // Worked out for unknown functions too, so that the time of the answer does not tell them from private ones.
-    let caller = connection.caller().await;
-    let function = function.ok_or(Rejection::NotFound)?;
-    match visibility::decide(visibility, caller, &function.id, &function.spec) {
-        Ok(_permit) => Ok(function),
-        Err(visibility::Denied) => Err(Rejection::NotFound),
-    }
+    admit_inside(connection, function).await
 }
 
-/// The function, if this caller is one of its own namespace that it trusts.
-async fn internal(connection: &Connection, name: &str) -> Result<Arc<Function>, Rejection> {
-    let function = connection.core.gateway.table.view().route(name).cloned();
-    // Worked out for unknown functions too, as in `admit`.
+/// The function, if this caller may call its private paths.
+async fn admit_inside(connection: &Connection, function: Option<Arc<Function>>) -> Result<Arc<Function>, Rejection> {
+    // Worked out for unknown functions too, so that the time of the answer does not tell them from private ones.
     let caller = connection.caller().await;
     let function = function.ok_or(Rejection::NotFound)?;
     match visibility::decide(Visibility::Private, caller, &function.id, &function.spec) {

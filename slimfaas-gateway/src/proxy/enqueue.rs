@@ -77,10 +77,7 @@ pub(super) async fn serve(
         Ok(body) => body,
         Err(fault) => match upstream::failure_within_body(fault.kind()) {
             Failure::Sent(rejection) => return outcome.reject(rejection),
-            Failure::Unsent(_) | Failure::ClientGone => {
-                drop(outcome);
-                return Rejection::BadRequest("the request ended within its body").into_response();
-            }
+            Failure::Unsent(_) | Failure::ClientGone => return outcome.abandon(),
         },
     };
     upstream::prepare(&mut head, call.path_offset, connection);

@@ -85,6 +85,11 @@ impl Outcome {
         rejection.into_response()
     }
 
+    /// The client is gone, which the drop says. What is returned is for nobody.
+    pub(super) fn abandon(self) -> Response<Body> {
+        Rejection::BadRequest("the request ended within its body").into_response()
+    }
+
     /// The function's response has been relayed to its end. Returns when that was.
     pub(super) fn complete(mut self) -> Instant {
         self.settle(End::Complete)

@@ -35,14 +35,7 @@ impl ResponseBody {
     }
 
     pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let mut frame = Pin::new(&mut self.incoming).poll_frame(cx);
-        if frame.is_pending()
-            && let Some(lease) = &mut self.lease
-        {
-            // Asking for a frame made room for it; driving the connection brings it, or its end.
-            let _open = lease.connection.poll_drive(cx).is_pending();
-            frame = Pin::new(&mut self.incoming).poll_frame(cx);
-        }
+        let frame = poll_driven(&mut self.incoming, self.lease.as_mut(), cx);
         match &frame {
             Poll::Ready(Some(Err(error))) => {
                 let lease = self.lease.take();
@@ -79,6 +72,19 @@ impl ResponseBody {
     }
 }
 
+/// The next frame, from a connection that this task has to drive if it has a lease.
+fn poll_driven(
+    incoming: &mut Incoming,
+    lease: Option<&mut Lease>,
+    cx: &mut Context<'_>,
+) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    let frame = Pin::new(&mut *incoming).poll_frame(cx);
+    let Some(lease) = lease.filter(|_| frame.is_pending()) else { return frame };
+    // Asking for a frame made room for it; driving the connection brings it, or its end.
+    let _open = lease.connection.poll_drive(cx).is_pending();
+    Pin::new(incoming).poll_frame(cx)
+}
+
 /// A body that is read and forgotten.
 pub(super) struct Discarded {
     incoming: Incoming,
@@ -94,14 +100,7 @@ impl Discarded {
     /// Ready at its end, whichever it is.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
-            let mut frame = Pin::new(&mut self.incoming).poll_frame(cx);
-            if frame.is_pending()
-                && let Some(lease) = &mut self.lease
-            {
-                let _open = lease.connection.poll_drive(cx).is_pending();
-                frame = Pin::new(&mut self.incoming).poll_frame(cx);
-            }
-            match frame {
+            match poll_driven(&mut self.incoming, self.lease.as_mut(), cx) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Some(Ok(frame))) => {
                     let read = frame.data_ref().map_or(0, |data| data.len() as u64);

@@ -57,25 +57,28 @@ enum Step {
     Wait,
 }
 
-/// What to do about the lease at `now`. `free_since`: since when nobody holds it, as far as this node can tell.
+/// From when on `me` may take a lease that somebody else holds, or nobody.
+fn free_at(seen: &Seen, me: &Candidate) -> Instant {
+    let held = if seen.holder.is_empty() { Duration::ZERO } else { DURATION };
+    seen.since + held + PER_ORDINAL * me.ordinal
+}
+
+/// What to do about the lease at `now`.
 fn step(seen: Option<&Seen>, me: &Candidate, now: Instant) -> Step {
-    let Some(seen) = seen else { return Step::Create };
-    if seen.holder == me.name {
-        return Step::Take;
+    match seen {
+        None => Step::Create,
+        Some(seen) if seen.holder == me.name || now >= free_at(seen, me) => Step::Take,
+        Some(_) => Step::Wait,
     }
-    let free_at = if seen.holder.is_empty() { seen.since } else { seen.since + DURATION };
-    if now >= free_at + PER_ORDINAL * me.ordinal { Step::Take } else { Step::Wait }
 }
 
 /// When to look again.
 fn next_look(seen: Option<&Seen>, me: &Candidate, now: Instant) -> Instant {
-    let free_at = match seen {
-        Some(seen) if seen.holder.is_empty() => Some(seen.since + PER_ORDINAL * me.ordinal),
-        Some(seen) if seen.holder != me.name => Some(seen.since + DURATION + PER_ORDINAL * me.ordinal),
-        _ => None,
-    };
     let next = now + PERIOD;
-    free_at.map_or(next, |free_at| free_at.clamp(now + Duration::from_millis(10), next))
+    match seen.filter(|seen| seen.holder != me.name) {
+        Some(seen) => free_at(seen, me).clamp(now + Duration::from_millis(10), next),
+        None => next,
+    }
 }
 
 /// Holds the lease whenever it can, until `end`; then gives it up. `leads` is true while it certainly holds it.
@@ -107,7 +110,7 @@ pub(super) async fn run(client: Client, me: Candidate, leads: watch::Sender<bool
     announce(&leads, false, &me);
     if held_until.is_some() {
         // Without an answer it ends by itself.
-        let _given_up = timeout(ANSWER_TIMEOUT, write(&api, &me, "")).await.is_ok();
+        let _given_up = timeout(ANSWER_TIMEOUT, give_up(&api, &me)).await.is_ok();
     }
 }
 
@@ -134,16 +137,12 @@ async fn turn(api: &Api<LeaseObject>, me: &Candidate, seen: &mut Option<Seen>) -
     match step(seen.as_ref(), me, now) {
         Step::Wait => Ok(false),
         Step::Create => {
-            api.create(&PostParams::default(), &lease(me, &me.name, None, None)).await?;
+            api.create(&PostParams::default(), &lease(me, &me.name, None)).await?;
             Ok(true)
         }
         Step::Take => {
-            let was_ours = seen.as_ref().is_some_and(|seen| seen.holder == me.name);
             let Some(object) = object else { return Ok(false) };
-            match api
-                .replace(&me.lease, &PostParams::default(), &lease(me, &me.name, Some(&object), Some(was_ours)))
-                .await
-            {
+            match api.replace(&me.lease, &PostParams::default(), &lease(me, &me.name, Some(&object))).await {
                 Ok(_) => Ok(true),
                 // Somebody else was quicker.
                 Err(Error::Api(status)) if status.code == 409 => Ok(false),
@@ -162,21 +161,22 @@ fn look(object: &LeaseObject, former: Option<Seen>, now: Instant) -> Seen {
     }
 }
 
-/// Gives the lease up.
-async fn write(api: &Api<LeaseObject>, me: &Candidate, holder: &str) -> Result<(), Error> {
+async fn give_up(api: &Api<LeaseObject>, me: &Candidate) -> Result<(), Error> {
     if let Some(object) = api.get_opt(&me.lease).await? {
-        api.replace(&me.lease, &PostParams::default(), &lease(me, holder, Some(&object), Some(true))).await?;
+        api.replace(&me.lease, &PostParams::default(), &lease(me, "", Some(&object))).await?;
     }
     Ok(())
 }
 
-/// `same_holder`: the holder stays the same, so this is no transition.
-fn lease(me: &Candidate, holder: &str, former: Option<&LeaseObject>, same_holder: Option<bool>) -> LeaseObject {
+/// What to write in place of `former`. An empty holder gives it up.
+fn lease(me: &Candidate, holder: &str, former: Option<&LeaseObject>) -> LeaseObject {
     let now = MicroTime(Timestamp::now());
     let former_spec = former.and_then(|former| former.spec.as_ref());
     let transitions = former_spec.and_then(|spec| spec.lease_transitions).unwrap_or(0);
     let acquired = former_spec.and_then(|spec| spec.acquire_time.clone());
-    let stays = same_holder == Some(true);
+    let former_holder = former_spec.and_then(|spec| spec.holder_identity.as_deref());
+    // Nobody is no new holder.
+    let stays = former_spec.is_some() && (holder.is_empty() || former_holder == Some(holder));
     LeaseObject {
         metadata: ObjectMeta {
             name: Some(me.lease.clone()),

@@ -230,11 +230,17 @@ impl Worker {
     /// Who the other gateway nodes are: the pods of the workload that runs this one.
     fn follow_peers(&self) {
         let (options, index) = (&self.cluster.options, self.cluster.index());
-        let Some(own) = index.pod_named(&options.namespace, &options.pod_name) else { return };
-        let Some(controller) = &own.controller else { return };
-        *self.cluster.own_workload() = Some(Uid::clone(&controller.uid));
+        let mut own = self.cluster.own_workload();
+        if own.is_none() {
+            // Looked for until it is found, since it means a look at every pod.
+            let pod = index.pod_named(&options.namespace, &options.pod_name);
+            *own = pod.and_then(|pod| pod.controller.as_ref()).map(|controller| Uid::clone(&controller.uid));
+        }
+        let Some(workload) = own.clone() else { return };
+        drop(own);
         // Also those that are ending: they still work on requests.
-        let others = index.controlled_by(&controller.uid).filter(|pod| pod.uid != own.uid && pod.stage != Stage::Ended);
+        let others =
+            index.controlled_by(&workload).filter(|pod| *pod.name != *options.pod_name && pod.stage != Stage::Ended);
         let peer = |pod: &super::pod::PodFacts| {
             let address = SocketAddr::new(pod.ip?, options.peer_port);
             Some(Peer { name: Arc::clone(&pod.name), address, ready: pod.ready && pod.can_serve() })

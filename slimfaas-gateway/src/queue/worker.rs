@@ -48,7 +48,7 @@ pub struct Worker {
     wake: Arc<dyn Wake>,
     cores: Vec<mpsc::UnboundedSender<Attempt>>,
     next_core: usize,
-    attempts: JoinSet<()>,
+    attempts: JoinSet<(ElementId, u32)>,
     running: BTreeMap<(ElementId, u32), AbortHandle>,
     /// Budgets being proposed.
     asked: BTreeMap<FunctionId, (u32, AbortHandle)>,
@@ -81,40 +81,39 @@ impl Worker {
     pub async fn run(mut self, mut effects: Effects, leaving: drain::Watch, mut end: drain::Watch) {
         let (mut applied, mut role, mut views) = (self.store.applied(), self.store.role(), self.table.changes());
         let mut leaving = Some(leaving);
+        let mut looked = clock::now();
+        let mut outdated = true;
         loop {
-            let mut looked = clock::now();
             tokio::select! {
                 biased; // deliveries before the look at all queues
                 () = end.signaled() => break,
                 () = signaled(&mut leaving) => {
                     // Given up, since the traffic's end is waited for by its watches.
                     leaving = None;
+                    outdated = true;
                     self.leave();
                 }
                 effect = effects.recv() => match effect {
-                    Some(effect) => {
-                        self.act(effect);
-                        continue;
-                    }
+                    Some(effect) => self.act(effect),
                     None => break,
                 },
-                Some(_ended) = self.attempts.join_next(), if !self.attempts.is_empty() => {
-                    self.running.retain(|_, attempt| !attempt.is_finished());
-                    continue;
+                Some(ended) = self.attempts.join_next(), if !self.attempts.is_empty() => {
+                    // One that was revoked has been forgotten already.
+                    ended.ok().and_then(|attempt| self.running.remove(&attempt));
                 }
                 Some(_ended) = self.proposals.join_next(), if !self.proposals.is_empty() => {
                     self.asked.retain(|_, (_, proposal)| !proposal.is_finished());
+                    outdated = true;
                 }
-                changed = applied.changed() => if changed.is_err() { break },
-                changed = role.changed() => if changed.is_err() { break },
-                changed = views.changed() => if changed.is_err() { break },
+                () = tokio::time::sleep_until(looked + LOOK_SPACING), if outdated => {
+                    outdated = false;
+                    looked = clock::now();
+                    self.look();
+                }
+                changed = applied.changed(), if !outdated => if changed.is_ok() { outdated = true } else { break },
+                changed = role.changed(), if !outdated => if changed.is_ok() { outdated = true } else { break },
+                changed = views.changed(), if !outdated => if changed.is_ok() { outdated = true } else { break },
             }
-            let now = clock::now();
-            if now < looked + LOOK_SPACING {
-                looked += LOOK_SPACING;
-                tokio::time::sleep_until(looked).await;
-            }
-            self.look();
         }
         while self.attempts.join_next().await.is_some() {}
     }
@@ -167,6 +166,7 @@ impl Worker {
                 }
             };
             propose(&store, Command::Complete { element, attempt, end }).await;
+            (element, attempt)
         });
         self.running.insert((element, attempt), task);
     }

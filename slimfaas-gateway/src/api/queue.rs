@@ -107,15 +107,15 @@ pub(super) async fn answer(
     let store = store.ok_or(Rejection::QueueUnavailable)?;
     match action {
         QueueAction::Depths => depths(store, function).map(|depths| json(&depths)),
-        QueueAction::Element(id) => one(store, function, id, None).map(|element| json(&element)),
-        QueueAction::DeadLetter(id) => one(store, function, id, Some(true)).map(|element| json(&element)),
+        QueueAction::Element(id) => element(store, function, id).map(|element| json(&element)),
+        QueueAction::DeadLetter(id) => dead_letter(store, function, id).map(|element| json(&element)),
         QueueAction::DeadLetters => dead_letters(store, function, query).map(|page| json(&page)),
         QueueAction::Replay(id) => {
-            let id = dead(store, function, id)?.id;
+            let id = find_dead(store, function, id)?.id;
             command(store, Command::Replay(id)).await.map(|_| no_content())
         }
         QueueAction::Delete(id) => {
-            let id = dead(store, function, id)?.id;
+            let id = find_dead(store, function, id)?.id;
             command(store, Command::Delete(id)).await.map(|_| no_content())
         }
         QueueAction::ReplayAll => {
@@ -149,26 +149,25 @@ fn depths(store: &Store, function: &FunctionId) -> Result<Depths, Rejection> {
     })
 }
 
-/// `dead`: whether it must be a dead letter.
-fn find(store: &Store, function: &FunctionId, id: &str, dead: Option<bool>) -> Result<Found, Rejection> {
+fn find(store: &Store, function: &FunctionId, id: &str) -> Result<Found, Rejection> {
     let id = ElementId::parse(id).ok_or(Rejection::NotFound)?;
     let found = store.element(id).map_err(unavailable)?;
-    let fits = |found: &Found| found.function == *function && dead.is_none_or(|dead| found.is_dead() == dead);
-    found.filter(fits).ok_or(Rejection::NotFound)
+    found.filter(|found| found.function == *function).ok_or(Rejection::NotFound)
 }
 
-fn dead(store: &Store, function: &FunctionId, id: &str) -> Result<Found, Rejection> {
-    find(store, function, id, Some(true))
+fn find_dead(store: &Store, function: &FunctionId, id: &str) -> Result<Found, Rejection> {
+    Some(find(store, function, id)?).filter(Found::is_dead).ok_or(Rejection::NotFound)
 }
 
-fn one(store: &Store, function: &FunctionId, id: &str, dead: Option<bool>) -> Result<ElementView, Rejection> {
-    let found = find(store, function, id, dead)?;
-    let mut view = view(&found);
-    if dead == Some(true) {
-        let request = store.request(found.id).map_err(unavailable)?;
-        view.request = request.and_then(|bytes| StoredRequest::decode(bytes).ok()).map(request_view);
-    }
-    Ok(view)
+fn element(store: &Store, function: &FunctionId, id: &str) -> Result<ElementView, Rejection> {
+    find(store, function, id).map(|found| view(&found))
+}
+
+fn dead_letter(store: &Store, function: &FunctionId, id: &str) -> Result<ElementView, Rejection> {
+    let found = find_dead(store, function, id)?;
+    let request = store.request(found.id).map_err(unavailable)?;
+    let request = request.and_then(|bytes| StoredRequest::decode(bytes).ok()).map(request_view);
+    Ok(ElementView { request, ..view(&found) })
 }
 
 fn dead_letters(store: &Store, function: &FunctionId, query: Option<&str>) -> Result<Page, Rejection> {

@@ -247,12 +247,9 @@ impl Collector for StoreCollector {
     fn collect(&self) -> Vec<MetricFamily> {
         let queues = self.stored.queues();
         let state = self.stored.store();
-        let labels =
-            |queue: &'_ QueueDepths| [("function", queue.function.clone()), ("namespace", queue.namespace.clone())];
         let each = |read: fn(&QueueDepths) -> u64, metric: fn(&[(&str, &str)], u64) -> Metric| -> Vec<Metric> {
             let one = |queue: &QueueDepths| {
-                let [function, namespace] = labels(queue);
-                metric(&[(function.0, &function.1), (namespace.0, &namespace.1)], read(queue))
+                metric(&[("function", &queue.function), ("namespace", &queue.namespace)], read(queue))
             };
             queues.iter().map(one).collect()
         };

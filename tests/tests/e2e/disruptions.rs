@@ -21,7 +21,7 @@ fn rollouts_scaling_and_restarts_fail_no_request() -> Result<()> {
     let Some(site) = Site::install("disruptions", &Install { replicas: 2, ..Install::default() })? else {
         return Ok(());
     };
-    let min = ("SlimFaas/ReplicasMin", "2");
+    let min = ("SlimFaas/ReplicasMin", "1");
     site.apply(&Workload { replicas: 2, annotations: &[FUNCTION, min], ..Workload::default() }.yaml())?;
     site.wait_known("fibonacci")?;
     ready(&site, 2)?;
@@ -30,12 +30,13 @@ fn rollouts_scaling_and_restarts_fail_no_request() -> Result<()> {
         site.kubectl(&["rollout", "restart", "deployment/fibonacci"])?;
         site.kubectl(&["rollout", "status", "deployment/fibonacci", "--timeout=60s"]).map(drop)
     })?;
-    undisturbed(&site, "scaling from 2 to 5 and down to 2", || {
-        site.kubectl(&["scale", "deployment/fibonacci", "--replicas=5"])?;
-        ready(&site, 5)?;
-        std::thread::sleep(CALM);
-        site.kubectl(&["scale", "deployment/fibonacci", "--replicas=2"])?;
-        ready(&site, 2)
+    undisturbed(&site, "scaling to 1, to 5, down to 1 and back to 2", || {
+        for replicas in [1, 5, 1, 2] {
+            site.kubectl(&["scale", "deployment/fibonacci", &format!("--replicas={replicas}")])?;
+            ready(&site, replicas)?;
+            std::thread::sleep(CALM);
+        }
+        Ok(())
     })?;
     undisturbed(&site, "a pod of the function is deleted", || {
         let pods = site.list("pods", "app=fibonacci")?;

@@ -17,6 +17,9 @@ const PORTS: std::ops::Range<u16> = 10_000..30_000;
 /// What one local gateway takes at most: two to listen on, and those of its functions' processes.
 const LOCAL_PORTS: u16 = 20;
 
+/// For a local gateway to be ready, on a busy machine.
+const READY: Duration = Duration::from_secs(30);
+
 /// A running gateway with a folder of its own. Dropping it kills it, and with it the processes that it has started.
 pub(super) struct Gateway {
     pub(super) address: SocketAddr,
@@ -93,7 +96,10 @@ impl Gateway {
         let mut command = gateway_command()?;
         command.args(["local", "up", "-f"]).arg(&base).arg("-f").arg(&ports).current_dir(scratch.path());
         command.envs(environment.iter().copied());
-        Self::start(&mut command, loopback(node), scratch)
+        let gateway = Self::start(&mut command, loopback(node), scratch)?;
+        // It listens a moment before its store has elected itself.
+        client::eventually("ready", READY, || Ok((gateway.get("/ready")?.status == 200).then_some(())))?;
+        Ok(gateway)
     }
 
     fn start(command: &mut Command, address: SocketAddr, scratch: Scratch) -> Result<Self> {

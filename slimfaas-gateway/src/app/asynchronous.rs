@@ -91,7 +91,7 @@ impl Asynchronous {
         Inbox::new(self.store.clone(), self.limits)
     }
 
-    /// Stores and delivers until `end`. `leaving` is the traffic's end, `leads` is held until there is a leader.
+    /// Stores and delivers until `end`. `leaving` is the traffic's end, `follows` is held until there is a leader.
     pub(super) async fn run(
         self,
         table: Arc<Table>,

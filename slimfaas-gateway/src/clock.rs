@@ -12,6 +12,14 @@ pub fn now() -> Instant {
     Instant::now()
 }
 
+/// Resolves at the instant; never, without one.
+pub async fn until(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => tokio::time::sleep_until(instant).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Wall-clock time, for schedules and for people; never for durations.
 #[expect(clippy::disallowed_methods, reason = "this is the one caller")]
 pub fn utc() -> DateTime<Utc> {

@@ -199,7 +199,7 @@ impl Scaler {
                 _ = changes.changed() => {}
                 () = wake.0.notified() => {}
                 () = authority.changed() => {}
-                () = until(pass.next) => continue,
+                () = clock::until(pass.next) => continue,
             }
             if pass.started == 0 && clock::now() < began + PASS_SPACING {
                 tokio::time::sleep_until(began + PASS_SPACING).await;
@@ -384,14 +384,6 @@ impl Attempt {
             AttemptState::Refused(..) => true,
             AttemptState::Accepted(until) => until <= now,
         }
-    }
-}
-
-/// Never, without an instant.
-async fn until(instant: Option<Instant>) {
-    match instant {
-        Some(instant) => tokio::time::sleep_until(instant).await,
-        None => std::future::pending().await,
     }
 }
 

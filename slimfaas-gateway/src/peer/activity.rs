@@ -191,7 +191,7 @@ impl Shared {
                 }
                 () = self.heard.notified() => {}
                 Ok(()) = changes.changed() => self.publish_all(),
-                () = sleep_until(next) => {}
+                () = clock::until(next) => {}
             }
         }
     }
@@ -299,12 +299,5 @@ impl Shared {
             }
         }
         true
-    }
-}
-
-async fn sleep_until(instant: Option<Instant>) {
-    match instant {
-        Some(instant) => tokio::time::sleep_until(instant).await,
-        None => std::future::pending().await,
     }
 }

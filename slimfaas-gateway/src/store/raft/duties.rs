@@ -57,7 +57,7 @@ pub(super) async fn keep_time(way: Way) {
         let next = *due.borrow_and_update();
         let leads = leads(&way.raft, way.links.node);
         let wait = match next.filter(|_| leads) {
-            Some(due_ms) => Duration::from_millis(due_ms.saturating_sub(now_ms())),
+            Some(due_ms) => Duration::from_millis(due_ms.saturating_sub(clock::unix_millis())),
             // Until one of the watched changes.
             None => Duration::from_secs(3600),
         };
@@ -79,10 +79,6 @@ pub(super) async fn keep_time(way: Way) {
             Ok(_) | Err(_) => tokio::time::sleep(PAUSE).await,
         }
     }
-}
-
-fn now_ms() -> u64 {
-    u64::try_from(clock::utc().timestamp_millis()).unwrap_or(0)
 }
 
 /// As the leader, declares processes gone that are silent.

@@ -43,7 +43,7 @@ pub(super) async fn run(raft: Raft<Types>, mut waiting: mpsc::Receiver<Submissio
             together.push(next);
         }
         let (batches, done): (Vec<_>, Vec<_>) = together.into_iter().map(|next| (next.batch, next.done)).unzip();
-        let now_ms = u64::try_from(clock::utc().timestamp_millis()).unwrap_or(0);
+        let now_ms = clock::unix_millis();
         let content = Content(encode_entry(now_ms, &batches));
         let Ok(written) = raft.client_write_ff(content).await else { return };
         while entries.try_join_next().is_some() {}

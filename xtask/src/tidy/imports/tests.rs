@@ -116,7 +116,7 @@ fn the_table_keeps_the_promises() {
             assert!(!row.allowed().any(breaks), "`{}` reaches `{promised}`", row.module);
         }
     }
-    for pure in PURE {
+    for pure in PURE.iter().copied().flatten() {
         let row = row_of(pure).expect("every pure module has a row");
         assert_eq!(row.module, *pure, "a pure module has a row of its own");
         for allowed in row.allowed() {

@@ -19,7 +19,7 @@ use slimfaas_gateway::clock;
 use slimfaas_gateway::model::function::FunctionId;
 use slimfaas_gateway::model::peer::Peer;
 use slimfaas_gateway::queue::command::{Command, Enqueue, Reply};
-use slimfaas_gateway::queue::element::{ElementId, End, Policy};
+use slimfaas_gateway::queue::element::{ElementId, End, Place, Policy};
 use slimfaas_gateway::queue::request::{Body, StoredRequest};
 use slimfaas_gateway::store::transport::{Calling, Lane, Transport, TransportError};
 use slimfaas_gateway::store::{DiskWriter, Effect, Effects, LOG_BYTES, Options, Store};
@@ -105,6 +105,7 @@ fn enqueue(id: u64) -> Command {
         function: FunctionId::new("default", "fibonacci"),
         policy,
         request: request.encode(),
+        place: Place::default(),
         body_file: None,
     })
 }

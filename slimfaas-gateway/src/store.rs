@@ -187,7 +187,9 @@ impl Store {
     /// The request of an element, as `queue::request::StoredRequest` encodes it.
     pub fn request(&self, id: ElementId) -> Result<Option<Bytes>, StoreError> {
         let image = self.node.image()?;
-        image.value(Table::Requests, &id.0).map_err(|error| self.node.damaged(&error))
+        let damaged = |error: TableError| self.node.damaged(&error);
+        let Some(element) = plan::element(&image, id).map_err(damaged)? else { return Ok(None) };
+        plan::request(&image, id, &element).map(Some).map_err(damaged)
     }
 
     /// Up to `max` dead letters of a function, the oldest first, and the cursor from which the next page begins. The

@@ -71,29 +71,45 @@ impl Writer {
 }
 
 /// Takes values off the front of a buffer.
-pub struct Reader(Bytes);
+pub struct Reader {
+    rest: Bytes,
+    /// How much was taken.
+    at: usize,
+}
 
 impl Reader {
     pub fn new(bytes: Bytes) -> Self {
-        Self(bytes)
+        Self { rest: bytes, at: 0 }
     }
 
     pub fn of(bytes: &[u8]) -> Self {
-        Self(Bytes::copy_from_slice(bytes))
+        Self::new(Bytes::copy_from_slice(bytes))
     }
 
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.rest.is_empty()
+    }
+
+    /// How far it is from the start of the buffer.
+    pub fn position(&self) -> usize {
+        self.at
+    }
+
+    /// Reads what [`Writer::bytes`] wrote, with positions that count from the start of this reader's buffer.
+    pub fn nested(&mut self) -> Result<Self> {
+        let bytes = self.bytes()?;
+        Ok(Self { at: self.at - bytes.len(), rest: bytes })
     }
 
     /// Fails when something is left: a longer value was written by a later version.
     pub fn end(self) -> Result<()> {
-        if self.0.is_empty() { Ok(()) } else { Err(DecodeError("has bytes behind its end")) }
+        if self.rest.is_empty() { Ok(()) } else { Err(DecodeError("has bytes behind its end")) }
     }
 
     pub fn byte(&mut self) -> Result<u8> {
-        let byte = *self.0.first().ok_or(DecodeError("ends too early"))?;
-        bytes::Buf::advance(&mut self.0, 1);
+        let byte = *self.rest.first().ok_or(DecodeError("ends too early"))?;
+        bytes::Buf::advance(&mut self.rest, 1);
+        self.at += 1;
         Ok(byte)
     }
 
@@ -148,7 +164,7 @@ impl Reader {
     pub fn list<T>(&mut self, mut read: impl FnMut(&mut Self) -> Result<T>) -> Result<Vec<T>> {
         let length: usize = self.narrow()?;
         // An item takes a byte at least, so a wrong length cannot ask for more memory than there is to read.
-        if length > self.0.len() {
+        if length > self.rest.len() {
             return Err(DecodeError("ends too early"));
         }
         (0..length).map(|_| read(self)).collect()
@@ -159,10 +175,11 @@ impl Reader {
     }
 
     fn take(&mut self, length: usize) -> Result<Bytes> {
-        if length > self.0.len() {
+        if length > self.rest.len() {
             return Err(DecodeError("ends too early"));
         }
-        Ok(self.0.split_to(length))
+        self.at += length;
+        Ok(self.rest.split_to(length))
     }
 }
 
@@ -197,6 +214,24 @@ mod tests {
             let mut reader = Reader::of(&bytes);
             while !reader.is_empty() && reader.list(Reader::bytes).is_ok() {}
         }
+    }
+
+    #[test]
+    fn nested_positions_count_from_the_outermost_start() {
+        let mut inner = Writer::default();
+        inner.number(300);
+        inner.bytes(b"abc");
+        let mut outer = Writer::default();
+        outer.byte(9);
+        outer.bytes(&inner.0);
+        let bytes = Bytes::from(outer.0);
+        let mut reader = Reader::new(bytes.clone());
+        reader.byte().unwrap();
+        let mut nested = reader.nested().unwrap();
+        assert_eq!(nested.number(), Ok(300));
+        let found = nested.bytes().unwrap();
+        assert_eq!(&bytes[nested.position() - found.len()..nested.position()], b"abc");
+        assert_eq!(reader.position(), bytes.len());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::codec::{DecodeError, Reader, Result, Writer};
-use super::element::{ElementId, End, PeerRun, Policy};
+use super::element::{ElementId, End, PeerRun, Place, Policy};
 use super::request::BodyFile;
 use crate::model::function::FunctionId;
 
@@ -50,6 +50,8 @@ pub struct Enqueue {
     pub policy: Policy,
     /// An encoded [`super::request::StoredRequest`].
     pub request: Bytes,
+    /// Where in the log that is. Not encoded: known when the command is read there.
+    pub place: Place,
     /// The file that the request names as its body.
     pub body_file: Option<BodyFile>,
 }
@@ -226,13 +228,12 @@ impl Enqueue {
     }
 
     fn read(reader: &mut Reader) -> Result<Self> {
-        Ok(Self {
-            id: id(reader)?,
-            function: function(reader)?,
-            policy: Policy::read(reader)?,
-            request: reader.bytes()?,
-            body_file: reader.option(BodyFile::read)?,
-        })
+        let (id, function, policy) = (id(reader)?, function(reader)?, Policy::read(reader)?);
+        let request = reader.bytes()?;
+        let bytes = request.len() as u64;
+        // The entry's index is not in the entry.
+        let place = Place { entry: 0, offset: reader.position() as u64 - bytes, bytes };
+        Ok(Self { id, function, policy, request, place, body_file: reader.option(BodyFile::read)? })
     }
 }
 
@@ -331,6 +332,7 @@ mod tests {
             function: function(),
             policy: Policy { timeout_ms: 120_000, retry_delays_ms: vec![2000, 4000], retry_statuses: vec![500, 502] },
             request: Bytes::from_static(b"request"),
+            place: Place { entry: 0, offset: 38, bytes: 7 },
             body_file: Some(BodyFile { digest: [3; 32], bytes: 1 << 30 }),
         };
         let commands = [

@@ -197,10 +197,30 @@ pub enum Phase {
     Dead { since_ms: u64, order: u64 },
 }
 
+/// Where in the log a request is: it is stored there, and nowhere else while the entry is kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// Index of the log entry.
+    pub entry: u64,
+    /// In the entry's content.
+    pub offset: u64,
+    pub bytes: u64,
+}
+
+impl Place {
+    /// The request in the content of its entry.
+    pub fn within(&self, content: &Bytes) -> Option<Bytes> {
+        let start = usize::try_from(self.offset).ok()?;
+        let end = start.checked_add(usize::try_from(self.bytes).ok()?)?;
+        (end <= content.len()).then(|| content.slice(start..end))
+    }
+}
+
 /// Its stored state, without the request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Element {
     pub phase: Phase,
+    pub request: Place,
     /// Place among the elements of all functions, by arrival.
     pub order: u64,
     /// Its function, by the number that the state machine gave it.
@@ -233,7 +253,8 @@ impl Element {
     pub fn encode(&self) -> Vec<u8> {
         let mut writer = Writer::with_capacity(96 + 40 * self.history.len());
         self.phase.write(&mut writer);
-        for number in [self.order, self.function, self.enqueued_ms, self.bytes] {
+        let Place { entry, offset, bytes } = self.request;
+        for number in [entry, offset, bytes, self.order, self.function, self.enqueued_ms, self.bytes] {
             writer.number(number);
         }
         writer.option(self.body_file, |writer, file| file.write(writer));
@@ -250,6 +271,7 @@ impl Element {
         let mut reader = Reader::new(bytes);
         let element = Self {
             phase: Phase::read(&mut reader)?,
+            request: Place { entry: reader.number()?, offset: reader.number()?, bytes: reader.number()? },
             order: reader.number()?,
             function: reader.number()?,
             enqueued_ms: reader.number()?,
@@ -371,6 +393,7 @@ mod tests {
     fn example(phase: Phase) -> Element {
         Element {
             phase,
+            request: Place { entry: 10, offset: 300, bytes: 1024 },
             order: 1,
             function: 2,
             enqueued_ms: 3,

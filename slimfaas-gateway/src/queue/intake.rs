@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::command::{Command, Enqueue, Limit, Limits, Reply};
-use super::element::{ElementId, Policy};
+use super::element::{ElementId, Place, Policy};
 use super::request::{Body, StoredRequest};
 use crate::clock;
 use crate::model::function::FunctionId;
@@ -72,6 +72,7 @@ impl Intake for Inbox {
                 function: request.function.id.clone(),
                 policy: policy(&request.function.spec.async_calls),
                 request: encode(request),
+                place: Place::default(),
                 body_file: None,
             };
             match self.store.propose(Command::Enqueue(enqueue), STORE_TIMEOUT).await {

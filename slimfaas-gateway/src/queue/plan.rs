@@ -12,6 +12,8 @@ mod place;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use bytes::Bytes;
+
 use super::codec::{Reader, Writer};
 use super::command::{Command, Effect, Enqueue, Limit, Limits, Reply};
 use super::element::{Element, ElementId, End, Phase};
@@ -189,6 +191,7 @@ impl Queue {
         self.bytes += bytes;
         let mut element = Element {
             phase: Phase::Ready,
+            request: enqueue.place,
             order: self.take_order(),
             function,
             enqueued_ms: self.clock_ms,
@@ -201,7 +204,6 @@ impl Queue {
             timer_ms: None,
             history: Vec::new(),
         };
-        step.tables.put(Table::Requests, &enqueue.id.0, &enqueue.request)?;
         // Nobody waits, so the element need not join the queue first.
         let runs_at_once = self.functions.get(&function).is_some_and(|queue| queue.ready == 0 && queue.has_free_slot());
         match self.peer_for_next().filter(|_| runs_at_once) {
@@ -324,6 +326,16 @@ impl Queue {
 pub fn next_due_ms(tables: &impl Reading) -> Result<Option<u64>> {
     let Some((key, _)) = tables.first(Table::Timers, &[])? else { return Ok(None) };
     Ok(Some(Reader::of(&key).fixed().map_err(TableError::undecodable(Table::Timers, &key))?))
+}
+
+/// The request of an element: in the log, or where it was put when its entry was removed there.
+pub fn request(tables: &impl Reading, id: ElementId, element: &Element) -> Result<Bytes> {
+    if let Some(request) = tables.value(Table::Requests, &id.0)? {
+        return Ok(request);
+    }
+    let content = tables.entry(element.request.entry)?;
+    let request = content.as_ref().and_then(|content| element.request.within(content));
+    request.ok_or_else(|| TableError::damaged(Table::Requests, &id.0, "is missing"))
 }
 
 /// The stored state of an element.

@@ -1,5 +1,7 @@
 //! Where the state machine keeps what does not fit in memory: ordered tables of bytes, changed in one transaction.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 
 use super::codec::DecodeError;
@@ -16,7 +18,7 @@ pub enum Table {
     Nodes = 2,
     /// Element → its state and attempts.
     Elements = 3,
-    /// Element → its request.
+    /// Element → its request, if the log entry that brought it is no longer kept.
     Requests = 4,
     /// Function's number, sequence number → element that waits for a slot.
     Ready = 5,
@@ -106,6 +108,9 @@ pub trait Reading {
 
     /// The row with the smallest key that is at least `from`.
     fn first(&self, table: Table, from: &[u8]) -> Result<Option<Row>>;
+
+    /// The content of a log entry; `None`: it is no longer kept.
+    fn entry(&self, index: u64) -> Result<Option<Bytes>>;
 }
 
 /// Reads and changes within one transaction.
@@ -114,6 +119,9 @@ pub trait Tables: Reading {
 
     /// Does nothing when there is no such key.
     fn remove(&mut self, table: Table, key: &[u8]) -> Result<()>;
+
+    /// Removes a request that `entry` brought, if it is in [`Table::Requests`].
+    fn forget_request(&mut self, key: &[u8], entry: u64) -> Result<()>;
 }
 
 /// Two numbers as one key, ordered by the first and then by the second.
@@ -132,12 +140,16 @@ pub fn unpair(key: &[u8]) -> Option<(u64, u64)> {
 
 /// Tables in memory, for tests and for models.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct MemoryTables(std::collections::BTreeMap<(Table, Vec<u8>), Bytes>);
+pub struct MemoryTables {
+    rows: BTreeMap<(Table, Vec<u8>), Bytes>,
+    /// The log.
+    pub entries: BTreeMap<u64, Bytes>,
+}
 
 impl MemoryTables {
     /// All rows in order.
     pub fn rows(&self) -> impl Iterator<Item = (Table, &[u8], &Bytes)> {
-        self.0.iter().map(|((table, key), value)| (*table, &**key, value))
+        self.rows.iter().map(|((table, key), value)| (*table, &**key, value))
     }
 
     pub fn count(&self, table: Table) -> usize {
@@ -147,23 +159,31 @@ impl MemoryTables {
 
 impl Reading for MemoryTables {
     fn value(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>> {
-        Ok(self.0.get(&(table, key.to_vec())).cloned())
+        Ok(self.rows.get(&(table, key.to_vec())).cloned())
     }
 
     fn first(&self, table: Table, from: &[u8]) -> Result<Option<Row>> {
-        let next = self.0.range((table, from.to_vec())..).next();
+        let next = self.rows.range((table, from.to_vec())..).next();
         Ok(next.filter(|((of, _), _)| *of == table).map(|((_, key), value)| (key.clone(), value.clone())))
+    }
+
+    fn entry(&self, index: u64) -> Result<Option<Bytes>> {
+        Ok(self.entries.get(&index).cloned())
     }
 }
 
 impl Tables for MemoryTables {
     fn put(&mut self, table: Table, key: &[u8], value: &[u8]) -> Result<()> {
-        self.0.insert((table, key.to_vec()), Bytes::copy_from_slice(value));
+        self.rows.insert((table, key.to_vec()), Bytes::copy_from_slice(value));
         Ok(())
     }
 
     fn remove(&mut self, table: Table, key: &[u8]) -> Result<()> {
-        self.0.remove(&(table, key.to_vec()));
+        self.rows.remove(&(table, key.to_vec()));
         Ok(())
+    }
+
+    fn forget_request(&mut self, key: &[u8], _entry: u64) -> Result<()> {
+        self.remove(Table::Requests, key)
     }
 }

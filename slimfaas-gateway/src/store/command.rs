@@ -35,8 +35,7 @@ impl Batch {
         writer.0.into()
     }
 
-    pub fn decode(bytes: Bytes) -> Result<Self> {
-        let mut reader = Reader::new(bytes);
+    pub fn decode(mut reader: Reader) -> Result<Self> {
         let batch = Self {
             from: PeerRun::read(&mut reader)?,
             number: reader.number()?,
@@ -97,7 +96,7 @@ pub fn decode_entry(bytes: Bytes) -> Result<(u64, Vec<Batch>)> {
         return Err(DecodeError("is of another version"));
     }
     let now_ms = reader.number()?;
-    let batches = reader.list(|reader| Batch::decode(reader.bytes()?))?;
+    let batches = reader.list(|reader| Batch::decode(reader.nested()?))?;
     reader.end()?;
     Ok((now_ms, batches))
 }

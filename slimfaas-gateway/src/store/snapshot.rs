@@ -4,7 +4,9 @@
 use bytes::Bytes;
 
 use crate::queue::codec::{DecodeError, Reader, Writer};
-use crate::queue::tables::{Reading, Result, Row, Table};
+use crate::queue::element::{Element, ElementId};
+use crate::queue::plan;
+use crate::queue::tables::{Reading, Result, Row, Table, TableError};
 
 /// A chunk ends after the row that exceeds this.
 const CHUNK_BYTES: usize = 512 << 10;
@@ -28,7 +30,7 @@ pub fn chunk_at(tables: &impl Reading, position: &Position) -> Result<(Bytes, Op
     let mut from = position.from.clone();
     let first = Table::ALL.iter().position(|table| *table == position.table).unwrap_or(0);
     for table in &Table::ALL[first..] {
-        while let Some((key, value)) = tables.first(*table, &from)? {
+        while let Some((key, value)) = next_row(tables, *table, &from)? {
             writer.byte(*table as u8);
             writer.bytes(&key);
             writer.bytes(&value);
@@ -42,6 +44,19 @@ pub fn chunk_at(tables: &impl Reading, position: &Position) -> Result<(Bytes, Op
         from.clear();
     }
     Ok((sealed(writer), None))
+}
+
+/// Requests come from wherever they are: the peer does not have the log.
+fn next_row(tables: &impl Reading, table: Table, from: &[u8]) -> Result<Option<Row>> {
+    if table != Table::Requests {
+        return tables.first(table, from);
+    }
+    let Some((key, value)) = tables.first(Table::Elements, from)? else { return Ok(None) };
+    let damaged = |problem| TableError::damaged(Table::Elements, &key, problem);
+    let element = Element::decode(value).map_err(|error| damaged(error.0))?;
+    let id = key[..].try_into().map_err(|_length| damaged("is not an element's id"))?;
+    let request = plan::request(tables, ElementId(id), &element)?;
+    Ok(Some((key, request)))
 }
 
 /// The rows of a chunk; fails when any bit of it changed on its way.
@@ -69,16 +84,28 @@ fn sealed(mut writer: Writer) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::queue::element::{Phase, Place, Policy};
     use crate::queue::tables::{MemoryTables, Tables};
 
     #[test]
     fn a_state_arrives_as_it_was_in_chunks_of_bounded_size() {
         let mut tables = MemoryTables::default();
+        let mut whole = MemoryTables::default();
+        tables.entries.insert(1, vec![1; 1000].into());
         for number in 0..3000_u64 {
-            tables.put(Table::Requests, &number.to_be_bytes(), &[number as u8; 1000]).unwrap();
-            tables.put(Table::Elements, &number.to_be_bytes(), b"element").unwrap();
+            let mut id = [0; 16];
+            id[..8].copy_from_slice(&number.to_be_bytes());
+            let element = element_at(Place { entry: 1, offset: 0, bytes: 1000 }).encode();
+            for tables in [&mut tables, &mut whole] {
+                tables.put(Table::Elements, &id, &element).unwrap();
+            }
+            // Some are in the log yet, and some are not.
+            let request = if number % 2 == 0 { vec![1; 1000] } else { vec![2; 1000] };
+            whole.put(Table::Requests, &id, &request).unwrap();
+            if number % 2 == 1 {
+                tables.put(Table::Requests, &id, &request).unwrap();
+            }
         }
-        tables.put(Table::Meta, b"queue", b"").unwrap();
         let (mut copy, mut chunks, mut next) = (MemoryTables::default(), 0, Some(Position::start()));
         while let Some(position) = next {
             let chunk;
@@ -89,7 +116,25 @@ mod tests {
             }
             chunks += 1;
         }
-        assert_eq!((copy == tables, chunks), (true, 6));
+        assert_eq!((copy == whole, chunks), (true, 7));
+    }
+
+    fn element_at(request: Place) -> Element {
+        Element {
+            phase: Phase::Waiting,
+            request,
+            order: 0,
+            function: 0,
+            enqueued_ms: 0,
+            bytes: 0,
+            body_file: None,
+            policy: Policy { timeout_ms: 0, retry_delays_ms: Vec::new(), retry_statuses: Vec::new() },
+            attempts: 0,
+            tries: 0,
+            losses: 0,
+            timer_ms: None,
+            history: Vec::new(),
+        }
     }
 
     #[test]

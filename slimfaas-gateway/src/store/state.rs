@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use super::command::{Batch, BatchReply, decode_entry};
-use crate::queue::codec::{Reader, Writer};
-use crate::queue::command::{Effect, Reply};
-use crate::queue::plan::Queue;
+use crate::queue::codec::{DecodeError, Reader, Writer};
+use crate::queue::command::{Command, Effect, Reply};
+use crate::queue::plan::{Queue, element};
 use crate::queue::tables::{Reading, Result, Table, TableError, Tables, pair, unpair};
 
 /// Row of a node's [`Session`]; batches count from 1.
@@ -42,18 +42,23 @@ impl State {
         Ok(state)
     }
 
-    /// Applies the content of one log entry.
+    /// Applies the log entry with this index and content.
     pub fn apply<T: Tables>(
         &mut self,
-        entry: Bytes,
+        index: u64,
+        content: Bytes,
         tables: &mut T,
         effects: &mut Vec<Effect>,
     ) -> Result<Vec<BatchReply>> {
-        let undecodable = TableError::undecodable(Table::Meta, b"entry");
-        let (now_ms, batches) = decode_entry(entry).map_err(undecodable)?;
+        let (now_ms, batches) = decode_entry(content).map_err(undecodable(index))?;
         self.queue.advance(now_ms);
         let mut replies = Vec::with_capacity(batches.len());
-        for batch in batches {
+        for mut batch in batches {
+            for command in &mut batch.commands {
+                if let Command::Enqueue(enqueue) = command {
+                    enqueue.place.entry = index;
+                }
+            }
             let already = effects.len();
             replies.push(self.apply_batch(batch, tables, effects)?);
             let gone = effects[already..].iter().filter_map(|effect| match effect {
@@ -165,6 +170,24 @@ impl Session {
     }
 }
 
+/// Puts the requests that an entry brought, and that are still needed, where they stay when the entry is removed.
+pub fn settle_requests(tables: &mut impl Tables, index: u64, content: &Bytes) -> Result<()> {
+    let (_, batches) = decode_entry(content.clone()).map_err(undecodable(index))?;
+    for command in batches.into_iter().flat_map(|batch| batch.commands) {
+        let Command::Enqueue(enqueue) = command else { continue };
+        let Some(element) = element(tables, enqueue.id)? else { continue };
+        // A batch that came twice is in two entries, and its elements are of the first.
+        if element.request.entry == index {
+            tables.put(Table::Requests, &enqueue.id.0, &enqueue.request)?;
+        }
+    }
+    Ok(())
+}
+
+fn undecodable(index: u64) -> impl Fn(DecodeError) -> TableError {
+    move |error| TableError::DamagedLog { index, problem: error.0 }
+}
+
 fn damaged(key: &[u8], problem: &'static str) -> TableError {
     TableError::damaged(Table::Replies, key, problem)
 }
@@ -173,8 +196,9 @@ fn damaged(key: &[u8], problem: &'static str) -> TableError {
 mod tests {
     use super::*;
     use crate::model::function::FunctionId;
-    use crate::queue::command::{Command, Enqueue};
-    use crate::queue::element::{ElementId, End, PeerRun, Policy};
+    use crate::queue::command::Enqueue;
+    use crate::queue::element::{ElementId, End, PeerRun, Place, Policy};
+    use crate::queue::plan;
     use crate::queue::tables::MemoryTables;
     use crate::store::command::encode_entry;
 
@@ -184,13 +208,16 @@ mod tests {
     struct Machine {
         state: State,
         tables: MemoryTables,
+        last: u64,
     }
 
     impl Machine {
         fn apply(&mut self, from: PeerRun, number: u64, settled: u64, commands: Vec<Command>) -> BatchReply {
             let batch = Batch { from, number, settled, commands };
             let entry = encode_entry(0, &[batch.encode()]);
-            let replies = self.state.apply(entry, &mut self.tables, &mut Vec::new()).unwrap();
+            self.last += 1;
+            self.tables.entries.insert(self.last, entry.clone());
+            let replies = self.state.apply(self.last, entry, &mut self.tables, &mut Vec::new()).unwrap();
             self.state.save(&mut self.tables).unwrap();
             assert_eq!(State::load(&self.tables).unwrap(), self.state);
             replies[0].clone()
@@ -200,8 +227,8 @@ mod tests {
     fn enqueue(number: u8) -> Command {
         let policy = Policy { timeout_ms: 1000, retry_delays_ms: Vec::new(), retry_statuses: Vec::new() };
         let function = FunctionId::new("demo", "a");
-        let request = Bytes::from_static(b"request");
-        Command::Enqueue(Enqueue { id: ElementId([number; 16]), function, policy, request, body_file: None })
+        let (request, place) = (vec![number; 10].into(), Place::default());
+        Command::Enqueue(Enqueue { id: ElementId([number; 16]), function, policy, request, place, body_file: None })
     }
 
     fn done() -> BatchReply {
@@ -237,5 +264,28 @@ mod tests {
         assert_eq!(machine.apply(next, 1, 0, vec![enqueue(2)]), done());
         machine.apply(next, 0, 0, vec![Command::PeerDown(next)]);
         assert_eq!(machine.tables.count(Table::Replies), 0);
+    }
+
+    #[test]
+    fn requests_are_found_in_the_log_and_where_they_go_from_there() {
+        let mut machine = Machine::default();
+        machine.apply(ME, 0, 0, vec![Command::Due, enqueue(1), enqueue(2)]);
+        machine.apply(ME, 0, 0, vec![enqueue(1), enqueue(3)]);
+        machine.apply(ME, 0, 0, vec![Command::Delete(ElementId([2; 16]))]);
+        let request = |tables: &MemoryTables, number: u8| {
+            let id = ElementId([number; 16]);
+            element(tables, id).unwrap().map(|element| plan::request(tables, id, &element).unwrap())
+        };
+        let expected = [1, 2, 3].map(|number: u8| (number != 2).then(|| Bytes::from(vec![number; 10])));
+        assert_eq!([1, 2, 3].map(|number| request(&machine.tables, number)), expected);
+        for index in 1..=3 {
+            let content = machine.tables.entries.get(&index).unwrap().clone();
+            settle_requests(&mut machine.tables, index, &content).unwrap();
+            machine.tables.entries.remove(&index);
+            assert_eq!([1, 2, 3].map(|number| request(&machine.tables, number)), expected, "without entry {index}");
+        }
+        assert_eq!(machine.tables.count(Table::Requests), 2);
+        machine.apply(ME, 0, 0, vec![Command::Delete(ElementId([1; 16]))]);
+        assert_eq!(machine.tables.count(Table::Requests), 1);
     }
 }

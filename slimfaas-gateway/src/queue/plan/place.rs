@@ -67,7 +67,7 @@ impl Queue {
     /// Forgets an element that is nowhere.
     pub(super) fn erase(&mut self, step: &mut Step<'_, impl Tables>, id: ElementId, element: &Element) -> Result<()> {
         step.tables.remove(Table::Elements, &id.0)?;
-        step.tables.remove(Table::Requests, &id.0)?;
+        step.tables.forget_request(&id.0, element.request.entry)?;
         self.elements -= 1;
         self.bytes -= element.bytes;
         if let Some(file) = element.body_file {

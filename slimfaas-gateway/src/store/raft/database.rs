@@ -3,6 +3,7 @@
 //! Every value ends in a checksum over its table, its key and itself. redb checks its pages when it opens a file that
 //! was not closed; the checksums of ours are checked whenever a value is read.
 
+use std::cell::RefCell;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -13,6 +14,7 @@ use redb::{
     WriteTransaction,
 };
 
+use super::log;
 use crate::queue::tables::{Reading, Result, Row, Table, TableError, Tables};
 
 /// redb's own cache of pages; with what is dirty, the store's memory.
@@ -139,6 +141,8 @@ pub(super) mod row {
     pub(crate) const PURGED: &str = "purged";
     pub(crate) const APPLIED: &str = "applied";
     pub(crate) const MEMBERSHIP: &str = "membership";
+    /// Up to where the log's requests lie in the state.
+    pub(crate) const SETTLED: &str = "settled";
     /// Which of several sets of state tables is the present one.
     pub(crate) const GENERATION: &str = "generation";
     /// This node's identity.
@@ -166,25 +170,51 @@ pub(super) fn raft_row(
 
 /// The state's tables in a transaction that changes them. They are one table of redb's, with the number of ours before
 /// each key: a commit then writes few more pages than it has to.
-pub(super) struct OpenState<'t>(redb::Table<'t, &'static [u8], &'static [u8]>);
+pub(super) struct OpenState<'t> {
+    table: redb::Table<'t, &'static [u8], &'static [u8]>,
+    transaction: &'t WriteTransaction,
+    log: &'t LogContents,
+}
+
+/// What the writer knows of the log's contents.
+#[derive(Default)]
+pub(super) struct LogContents {
+    /// The requests of entries below this index lie in the state.
+    pub(super) settled: u64,
+    /// The entry that is being applied: what it brings may be delivered at once.
+    pub(super) applying: Option<(u64, Bytes)>,
+    /// The entry that was read last: elements are delivered in the order in which they came.
+    last: RefCell<Option<(u64, Bytes)>>,
+}
+
+impl LogContents {
+    pub(super) fn settled_below(settled: u64) -> Self {
+        Self { settled, ..Self::default() }
+    }
+}
 
 impl<'t> OpenState<'t> {
-    pub(super) fn open(transaction: &'t WriteTransaction, generation: u64) -> Result<Self> {
-        transaction.open_table(BytesTable::new(&name(generation))).map(Self).map_err(failed)
+    pub(super) fn open(transaction: &'t WriteTransaction, generation: u64, log: &'t LogContents) -> Result<Self> {
+        let table = transaction.open_table(BytesTable::new(&name(generation))).map_err(failed)?;
+        Ok(Self { table, transaction, log })
     }
 
     /// Stores a row of Raft's that changes together with the state.
     pub(super) fn put_raft(&mut self, name: &str, value: &[u8]) -> Result<()> {
-        put(&mut self.0, OWN_SUM, &own_key(name), value)
+        put(&mut self.table, OWN_SUM, &own_key(name), value)
     }
 }
 
 /// The state's tables as one transaction sees them.
-pub(crate) struct StateImage(ReadOnlyTable<&'static [u8], &'static [u8]>);
+pub(crate) struct StateImage {
+    state: ReadOnlyTable<&'static [u8], &'static [u8]>,
+    log: ReadOnlyTable<&'static [u8], &'static [u8]>,
+}
 
 impl StateImage {
     pub(super) fn open(transaction: &ReadTransaction, generation: u64) -> Result<Self> {
-        transaction.open_table(BytesTable::new(&name(generation))).map(Self).map_err(failed)
+        let state = transaction.open_table(BytesTable::new(&name(generation))).map_err(failed)?;
+        Ok(Self { state, log: transaction.open_table(LOG).map_err(failed)? })
     }
 
     /// The present state. Holding on to it keeps the disk space of everything in it.
@@ -196,7 +226,7 @@ impl StateImage {
 
     pub(super) fn raft_row(&self, name: &'static str) -> Result<Option<Bytes>> {
         let key = own_key(name);
-        let Some(stored) = self.0.get(&*key).map_err(failed)? else { return Ok(None) };
+        let Some(stored) = self.state.get(&*key).map_err(failed)? else { return Ok(None) };
         let checked = checked(OWN_SUM, &key, stored.value());
         checked.map(Some).map_err(|problem| TableError::damaged(Table::Meta, name.as_bytes(), problem))
     }
@@ -280,31 +310,52 @@ fn first(table: &impl ReadableTable<&'static [u8], &'static [u8]>, of: Table, fr
 
 impl Reading for OpenState<'_> {
     fn value(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>> {
-        value(&self.0, table, key)
+        value(&self.table, table, key)
     }
 
     fn first(&self, table: Table, from: &[u8]) -> Result<Option<Row>> {
-        first(&self.0, table, from)
+        first(&self.table, table, from)
+    }
+
+    fn entry(&self, index: u64) -> Result<Option<Bytes>> {
+        let mut last = self.log.last.borrow_mut();
+        for (known, content) in self.log.applying.iter().chain(&*last) {
+            if *known == index {
+                return Ok(Some(content.clone()));
+            }
+        }
+        let log = self.transaction.open_table(LOG).map_err(failed)?;
+        let content = log::content(&log, index)?;
+        *last = content.clone().map(|content| (index, content));
+        Ok(content)
     }
 }
 
 impl Tables for OpenState<'_> {
     fn put(&mut self, table: Table, key: &[u8], value: &[u8]) -> Result<()> {
-        put(&mut self.0, table as u8, &key_in(table, key), value)
+        put(&mut self.table, table as u8, &key_in(table, key), value)
     }
 
     fn remove(&mut self, table: Table, key: &[u8]) -> Result<()> {
-        self.0.remove(&*key_in(table, key)).map_err(failed)?;
+        self.table.remove(&*key_in(table, key)).map_err(failed)?;
         Ok(())
+    }
+
+    fn forget_request(&mut self, key: &[u8], entry: u64) -> Result<()> {
+        if entry < self.log.settled { self.remove(Table::Requests, key) } else { Ok(()) }
     }
 }
 
 impl Reading for StateImage {
     fn value(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>> {
-        value(&self.0, table, key)
+        value(&self.state, table, key)
     }
 
     fn first(&self, table: Table, from: &[u8]) -> Result<Option<Row>> {
-        first(&self.0, table, from)
+        first(&self.state, table, from)
+    }
+
+    fn entry(&self, index: u64) -> Result<Option<Bytes>> {
+        log::content(&self.log, index)
     }
 }

@@ -16,6 +16,7 @@ use std::fmt::Debug;
 use std::ops::{Bound, RangeBounds};
 use std::sync::{Arc, Mutex};
 
+use bytes::Bytes;
 use openraft::storage::{LogFlushed, RaftLogStorage};
 use openraft::{AnyError, EntryPayload, LogState, OptionalSend, RaftLogReader, StorageIOError};
 use redb::{Database, ReadableDatabase, ReadableTable};
@@ -132,7 +133,22 @@ fn index_of(key: &[u8]) -> u64 {
 /// Entries from the disk, in order, and whether it stopped because they exceed `bytes_max`.
 fn stored_entries(database: &Database, from: u64, below: u64, bytes_max: usize) -> tables::Result<(Vec<Entry>, bool)> {
     let transaction = database.begin_read().map_err(failed)?;
-    let log = transaction.open_table(database::LOG).map_err(failed)?;
+    entries_in(&transaction.open_table(database::LOG).map_err(failed)?, from, below, bytes_max)
+}
+
+/// The content of one entry, if it is there and has any.
+pub(super) fn content(log: &impl LogTable, index: u64) -> tables::Result<Option<Bytes>> {
+    let (mut found, _) = entries_in(log, index, index.saturating_add(1), usize::MAX)?;
+    Ok(found.pop().and_then(|entry| match entry.payload {
+        EntryPayload::Normal(content) => Some(content.0),
+        EntryPayload::Blank | EntryPayload::Membership(_) => None,
+    }))
+}
+
+pub(super) trait LogTable: ReadableTable<&'static [u8], &'static [u8]> {}
+impl<T: ReadableTable<&'static [u8], &'static [u8]>> LogTable for T {}
+
+fn entries_in(log: &impl LogTable, from: u64, below: u64, bytes_max: usize) -> tables::Result<(Vec<Entry>, bool)> {
     let (start, end) = (part_key(from, 0), part_key(below, 0));
     let mut entries = Vec::new();
     let mut parts: (u64, Vec<u8>) = (from, Vec::new());

@@ -7,7 +7,7 @@ use rand::RngCore;
 use redb::{Database, ReadableDatabase};
 use tokio::sync::mpsc;
 
-use super::database::{self, LOG, OpenState, RAFT, StateImage, failed, put_raft, raft_row, row};
+use super::database::{self, LOG, LogContents, OpenState, RAFT, StateImage, failed, put_raft, raft_row, row};
 use super::log::{Found, Log};
 use super::machine::{self, Machine};
 use super::shared::{Shared, lock};
@@ -58,11 +58,15 @@ pub(super) fn open(
     let me = PeerRun { node, incarnation: Entropy.next_u64() };
     let shared = Arc::new(Shared::new(me, effects, mark));
     let applied = machine::applied(&image)?;
+    let settled = match image.raft_row(row::SETTLED)? {
+        Some(settled) => Reader::new(settled).fixed().map_err(TableError::undecodable(Table::Meta, b"settled"))?,
+        None => 0,
+    };
     shared.durable.send_replace(found.last.or(found.purged));
     shared.visible.send_replace(applied.0.map(|applied| applied.index));
     shared.next_due.send_replace(next_due_ms(&image)?);
     *lock(&shared.applied) = applied;
-    let disk_writer = Writer::new(Arc::clone(&database), Arc::clone(&shared), state, generation);
+    let disk_writer = Writer::new(Arc::clone(&database), Arc::clone(&shared), state, generation, settled);
     let (disk, thread) = match writer {
         DiskWriter::Thread => {
             let (disk, thread) = Disk::thread(disk_writer).map_err(failed)?;
@@ -99,7 +103,7 @@ fn prepare(database: &Database, name: &str) -> Result<(u64, Option<u64>)> {
         number(&raft, row::GENERATION)?.ok_or_else(|| damaged(row::GENERATION, "is missing"))?
     };
     database::remove_others(&transaction, generation)?;
-    drop(OpenState::open(&transaction, generation)?);
+    drop(OpenState::open(&transaction, generation, &LogContents::default())?);
     transaction.commit().map_err(failed)?;
     Ok((node, cluster))
 }

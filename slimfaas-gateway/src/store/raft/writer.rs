@@ -17,14 +17,14 @@ use openraft::storage::LogFlushed;
 use redb::{Database, Durability, WriteTransaction};
 use tokio::sync::oneshot;
 
-use super::database::{self, OpenState, failed, put_raft, row};
+use super::database::{self, LogContents, OpenState, failed, put_raft, row};
 use super::shared::{Counters, Shared, lock};
 use super::types::{Answer, Entry, LogId, SnapshotMeta, StoredMembership, Types, Vote};
 use super::wire;
 use crate::clock;
-use crate::queue::tables::{Result, Row, Table};
+use crate::queue::tables::{Reading, Result, Row, Table};
 use crate::store::Effect;
-use crate::store::state::State;
+use crate::store::state::{State, settle_requests};
 
 /// A log entry is stored in parts: redb rounds a large value's space up to a power of two, which wastes little with
 /// values just under one.
@@ -134,6 +134,7 @@ pub(super) struct Writer {
     state: State,
     /// Which set of state tables is the present one.
     generation: u64,
+    log: LogContents,
     /// What was applied since the last commit. It costs a commit less to have the next sync take it along.
     unfinished: Option<WriteTransaction>,
     /// The last entry in it.
@@ -154,12 +155,19 @@ struct After {
 }
 
 impl Writer {
-    pub(super) fn new(database: Arc<Database>, shared: Arc<Shared>, state: State, generation: u64) -> Self {
+    pub(super) fn new(
+        database: Arc<Database>,
+        shared: Arc<Shared>,
+        state: State,
+        generation: u64,
+        settled: u64,
+    ) -> Self {
         let writer = Self {
             database,
             shared,
             state,
             generation,
+            log: LogContents::settled_below(settled),
             unfinished: None,
             unreadable: None,
             waits: false,
@@ -276,14 +284,7 @@ impl Writer {
                 after.done.push(done);
             }
             Job::Purge { upto, done } => {
-                let mut log = transaction.open_table(database::LOG).map_err(failed)?;
-                let end = part_key(upto.index.saturating_add(1), 0);
-                log.retain_in::<&[u8], _>(..&end[..], |_, _| false).map_err(failed)?;
-                let row = wire::encoded(24, |writer| wire::write_log_id(writer, &upto));
-                put_raft(&mut raft_table(transaction)?, row::PURGED, &row)?;
-                if self.shared.durable.borrow().is_none_or(|durable| durable.index < upto.index) {
-                    after.durable = Some(Some(upto));
-                }
+                self.purge(transaction, &upto, after)?;
                 after.done.push(done);
             }
             Job::SaveRow { name, value, done } => {
@@ -313,6 +314,36 @@ impl Writer {
             Counters::add(&self.shared.counters.entries, 1);
             Counters::add(&self.shared.counters.entry_bytes, entry.bytes.len() as u64);
         }
+        Ok(())
+    }
+
+    fn purge(&mut self, transaction: &WriteTransaction, upto: &LogId, after: &mut After) -> Result<()> {
+        self.settle(transaction, upto.index.saturating_add(1))?;
+        let mut log = transaction.open_table(database::LOG).map_err(failed)?;
+        let end = part_key(upto.index.saturating_add(1), 0);
+        log.retain_in::<&[u8], _>(..&end[..], |_, _| false).map_err(failed)?;
+        let row = wire::encoded(24, |writer| wire::write_log_id(writer, upto));
+        put_raft(&mut raft_table(transaction)?, row::PURGED, &row)?;
+        if self.shared.durable.borrow().is_none_or(|durable| durable.index < upto.index) {
+            after.durable = Some(Some(*upto));
+        }
+        Ok(())
+    }
+
+    /// Puts requests of elements that are still there into the state, before their entries go.
+    fn settle(&mut self, transaction: &WriteTransaction, below: u64) -> Result<()> {
+        if below <= self.log.settled {
+            return Ok(());
+        }
+        let mut state = OpenState::open(transaction, self.generation, &self.log)?;
+        for index in self.log.settled..below {
+            if let Some(content) = state.entry(index)? {
+                settle_requests(&mut state, index, &content)?;
+            }
+        }
+        state.put_raft(row::SETTLED, &below.to_be_bytes())?;
+        drop(state);
+        self.log.settled = below;
         Ok(())
     }
 

@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use crate::model::function::FunctionId;
 use crate::model::peer::Peer;
 use crate::queue::command::{Command, Enqueue, Reply};
-use crate::queue::element::{ElementId, End, Policy};
+use crate::queue::element::{ElementId, End, Place, Policy};
 use crate::store::transport::{Calling, Lane, Transport, TransportError};
 use crate::store::{DiskWriter, Effect, Effects, Options, Store, StoreError};
 
@@ -223,7 +223,14 @@ pub(crate) fn function(name: &str) -> FunctionId {
 pub(crate) fn enqueue(number: u64, name: &str) -> Command {
     let policy = Policy { timeout_ms: 5000, retry_delays_ms: vec![50], retry_statuses: vec![500] };
     let request = number.to_be_bytes().repeat(128).into();
-    Command::Enqueue(Enqueue { id: id(number), function: function(name), policy, request, body_file: None })
+    Command::Enqueue(Enqueue {
+        id: id(number),
+        function: function(name),
+        policy,
+        request,
+        place: Place::default(),
+        body_file: None,
+    })
 }
 
 pub(crate) fn budget(name: &str, slots: u32) -> Command {

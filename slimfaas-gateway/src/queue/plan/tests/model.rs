@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
-use super::{Command, Effect, ElementId, End, FunctionId, PeerRun, Policy, Reply, function, id};
+use super::{Command, Effect, ElementId, End, FunctionId, PeerRun, Place, Policy, Reply, function, id};
 use crate::queue::command::{Assignment, Enqueue, Limit, Limits};
 use crate::queue::plan::{DUE_MAX, attempt::LEASE_GRACE_MS};
 use crate::queue::retry::{LOSSES_FREE, RETURNED_DELAY_MS};
@@ -114,7 +114,14 @@ impl Model {
                 let retry_delays_ms = vec![delay; retries];
                 let policy = Policy { timeout_ms: 1000, retry_delays_ms, retry_statuses: vec![500] };
                 let request = vec![element; 10].into();
-                Command::Enqueue(Enqueue { id: id(element), function: of(function), policy, request, body_file: None })
+                Command::Enqueue(Enqueue {
+                    id: id(element),
+                    function: of(function),
+                    policy,
+                    request,
+                    place: Place::default(),
+                    body_file: None,
+                })
             }
             Step::Complete { pick, wrong_attempt, end } => {
                 let running: Vec<_> =

@@ -5,8 +5,8 @@ use redb::WriteTransaction;
 
 use super::{After, Apply, Writer, put_applied, put_membership};
 use crate::queue::command;
-use crate::queue::plan::next_due_ms;
-use crate::queue::tables::{Reading, Result, Table, TableError, Tables};
+use crate::queue::plan::{self, next_due_ms};
+use crate::queue::tables::{Reading, Result};
 use crate::store::raft::database::OpenState;
 use crate::store::raft::shared::{Counters, lock};
 use crate::store::raft::types::{Answer, Entry, LogId, StoredMembership};
@@ -20,7 +20,6 @@ impl Writer {
         after: &mut After,
     ) -> Result<()> {
         let durable = self.shared.durable.borrow().next_index();
-        let mut tables = OpenState::open(transaction, self.generation)?;
         let (mut last, mut membership): (Option<LogId>, Option<StoredMembership>) = (None, None);
         let mut ready = Vec::new();
         for (entries, done) in applies {
@@ -31,7 +30,7 @@ impl Writer {
                     membership = Some(StoredMembership::new(Some(entry.log_id), members.clone()));
                 }
                 last = Some(entry.log_id);
-                answers.push(self.apply_entry(entry, &mut tables, &mut effects)?);
+                answers.push(self.apply_entry(entry, transaction, &mut effects)?);
             }
             if last.next_index() <= durable {
                 // Its entries are on the disk already, so this transaction's end need not be waited for.
@@ -41,14 +40,16 @@ impl Writer {
                 after.applied.push((done, answers));
             }
         }
+        let mut tables = OpenState::open(transaction, self.generation, &self.log)?;
         let due = next_due_ms(&tables)?;
         if let Some(last) = &last {
             put_applied(&mut tables, last)?;
-            self.unreadable = Some(last.index);
         }
         if let Some(membership) = &membership {
             put_membership(&mut tables, membership)?;
         }
+        drop(tables);
+        self.unreadable = last.map(|last| last.index).or(self.unreadable);
         self.show_applied(last, membership);
         self.show_due(due);
         for (done, answers, effects) in ready {
@@ -58,18 +59,24 @@ impl Writer {
         Ok(())
     }
 
-    fn apply_entry(&mut self, entry: Entry, tables: &mut impl Tables, effects: &mut Vec<Effect>) -> Result<Answer> {
+    fn apply_entry(
+        &mut self,
+        entry: Entry,
+        transaction: &WriteTransaction,
+        effects: &mut Vec<Effect>,
+    ) -> Result<Answer> {
         let EntryPayload::Normal(content) = entry.payload else { return Ok(Answer::default()) };
-        let mut caused = Vec::new();
-        let replies = self.state.apply(content.0, tables, &mut caused)?;
+        let (index, mut caused) = (entry.log_id.index, Vec::new());
+        self.log.applying = Some((index, content.0.clone()));
+        let mut tables = OpenState::open(transaction, self.generation, &self.log)?;
+        let replies = self.state.apply(index, content.0, &mut tables, &mut caused)?;
         self.show_changed_queues();
-        self.state.save(tables)?;
-        let peers_before = self.shared.peers.borrow().len();
+        self.state.save(&mut tables)?;
         for effect in caused {
-            effects.extend(self.own(effect, tables)?);
+            effects.extend(self.own(effect, &tables)?);
         }
         let peers: Vec<_> = self.state.queue.peers().collect();
-        if peers.len() != peers_before || *peers != **self.shared.peers.borrow() {
+        if *peers != **self.shared.peers.borrow() {
             self.shared.peers.send_replace(peers.into());
         }
         Counters::add(&self.shared.counters.batches, replies.len() as u64);
@@ -86,10 +93,14 @@ impl Writer {
         let me = *self.shared.me.borrow();
         Ok(match effect {
             command::Effect::Assigned(assignment) if assignment.to == me => {
-                let id = assignment.element;
-                let request = tables.value(Table::Requests, &id.0)?;
-                let missing = || TableError::damaged(Table::Requests, &id.0, "is missing");
-                Some(Effect::Deliver(Delivery { assignment, request: request.ok_or_else(missing)? }))
+                // A later command of the same entry may have deleted it.
+                match plan::element(tables, assignment.element)? {
+                    Some(element) => {
+                        let request = plan::request(tables, assignment.element, &element)?;
+                        Some(Effect::Deliver(Delivery { assignment, request }))
+                    }
+                    None => None,
+                }
             }
             command::Effect::Revoked { element, attempt, from } if from == me => {
                 Some(Effect::Revoke { element, attempt })

@@ -6,7 +6,7 @@ use redb::WriteTransaction;
 use super::{After, Writer, put_applied, put_membership, raft_table};
 use crate::queue::plan::next_due_ms;
 use crate::queue::tables::{Result, Row, Table, Tables};
-use crate::store::raft::database::{OpenState, put_raft, remove_others, row};
+use crate::store::raft::database::{LogContents, OpenState, put_raft, remove_others, row};
 use crate::store::raft::shared::lock;
 use crate::store::raft::types::SnapshotMeta;
 use crate::store::state::State;
@@ -16,7 +16,7 @@ impl Writer {
         if fresh {
             remove_others(transaction, self.generation)?;
         }
-        let mut tables = OpenState::open(transaction, self.generation + 1)?;
+        let mut tables = OpenState::open(transaction, self.generation + 1, &self.log)?;
         rows.into_iter().try_for_each(|(table, (key, value))| tables.put(table, &key, &value))
     }
 
@@ -27,15 +27,19 @@ impl Writer {
         after: &mut After,
     ) -> Result<()> {
         let generation = self.generation + 1;
-        let mut tables = OpenState::open(transaction, generation)?;
+        let mut tables = OpenState::open(transaction, generation, &self.log)?;
         self.state = State::load(&tables)?;
         let due = next_due_ms(&tables)?;
+        // The rows have all requests with them.
+        let settled = meta.last_log_id.map_or(0, |last| last.index + 1);
+        tables.put_raft(row::SETTLED, &settled.to_be_bytes())?;
         if let Some(last) = &meta.last_log_id {
             put_applied(&mut tables, last)?;
-            self.unreadable = Some(last.index);
         }
         put_membership(&mut tables, &meta.last_membership)?;
         drop(tables);
+        self.unreadable = meta.last_log_id.map(|last| last.index).or(self.unreadable);
+        self.log = LogContents::settled_below(settled);
         remove_others(transaction, generation)?;
         put_raft(&mut raft_table(transaction)?, row::GENERATION, &generation.to_be_bytes())?;
         self.generation = generation;

@@ -245,6 +245,8 @@ async fn million(folder: &Path) -> Result<()> {
     store.propose(Command::Limits(limits), TIMEOUT).await?;
     let next = Arc::new(AtomicU64::new(0));
     writeln!(out, "| elements | per second | p50 ms | p99 ms | max ms |\n|---|---|---|---|---|")?;
+    let (rate, times) = load(&cluster.stores, 1, Duration::from_secs(3), &next).await?;
+    line(&mut out, "one caller at the start", Some(rate), &times)?;
     let mut written = 0;
     while next.load(Ordering::Relaxed) < 1_000_000 {
         let (rate, times) = load(&cluster.stores, 256, Duration::from_secs(2), &next).await?;
@@ -254,7 +256,7 @@ async fn million(folder: &Path) -> Result<()> {
             line(&mut out, &what, Some(rate), &times)?;
         }
     }
-    let (rate, times) = load(&cluster.stores, 1, Duration::from_secs(2), &next).await?;
+    let (rate, times) = load(&cluster.stores, 1, Duration::from_secs(3), &next).await?;
     line(&mut out, "one caller at the end", Some(rate), &times)?;
     let size = std::fs::metadata(folder.join("million/node-1/store.redb"))?.len() >> 20;
     writeln!(out, "\nfile: {size} MiB; resident: {} MiB", resident()?)?;

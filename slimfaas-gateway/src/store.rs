@@ -47,8 +47,9 @@ pub struct Options {
     pub log_bytes: u64,
 }
 
-/// Half a minute of a thousand elements of 1 KiB each second.
-pub const LOG_BYTES: u64 = 32 << 20;
+/// Two minutes of a thousand elements of 1 KiB each second. Requests that are still there when their log entry goes are
+/// written a second time, so a queue that is drained within this much log costs one write.
+pub const LOG_BYTES: u64 = 128 << 20;
 
 /// An encoded request with its body. Larger bodies belong into files: entries of the log hold up every other proposal
 /// while they travel, and a row of the state must fit a chunk of a snapshot, which the peer port limits to 1 MiB.

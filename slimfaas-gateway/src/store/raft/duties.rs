@@ -3,10 +3,11 @@
 
 use std::time::Duration;
 
-use openraft::LogIdOptionExt;
+use openraft::{LogIdOptionExt, RaftMetrics};
 
 use super::proposer::Way;
 use super::serve::leads;
+use super::types::Member;
 use crate::clock::{self, Instant};
 use crate::queue::command::{Command, Reply};
 use crate::queue::element::PeerRun;
@@ -22,10 +23,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 
 const PROPOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// So many times within the bytes of log that are kept, the log's place is noted, and its oldest part removed.
-const LOG_MARKS: usize = 8;
-
-const COMPACT_EVERY: Duration = Duration::from_secs(1);
+const COMPACT_EVERY: Duration = Duration::from_millis(100);
 
 /// Makes this process known to the state machine, now and whenever it was declared gone.
 pub(super) async fn take_part(way: Way) {
@@ -107,28 +105,21 @@ pub(super) async fn watch_peers(way: Way) {
 /// Removes the front of the log once the state has it. So many bytes are kept for peers that were away for a while; one
 /// that was away for longer gets a snapshot.
 pub(super) async fn compact(way: Way, keep_bytes: u64) {
-    let written = || way.shared.counters.entry_bytes.load(std::sync::atomic::Ordering::Relaxed);
-    let mut marks: std::collections::VecDeque<u64> = std::collections::VecDeque::new();
-    let mut noted = written();
     loop {
-        tokio::time::sleep(COMPACT_EVERY).await;
-        if written().saturating_sub(noted) < keep_bytes / LOG_MARKS as u64 {
+        let Some(upto) = way.shared.surplus(keep_bytes) else {
+            tokio::time::sleep(COMPACT_EVERY).await;
             continue;
-        }
-        noted = written();
-        let applied = way.shared.applied().0.next_index();
-        marks.push_back(applied.saturating_sub(1));
-        if marks.len() <= LOG_MARKS {
-            continue;
-        }
-        let Some(upto) = marks.pop_front() else { continue };
+        };
+        // A snapshot costs nothing here, and Raft removes nothing that is in none.
         if way.raft.trigger().snapshot().await.is_err() {
             return;
         }
-        let built = way.raft.wait(Some(PROPOSE_TIMEOUT));
-        let covers = |metrics: &openraft::RaftMetrics<u64, super::types::Member>| metrics.snapshot.next_index() > upto;
-        if built.metrics(covers, "a snapshot").await.is_ok() && way.raft.trigger().purge_log(upto).await.is_err() {
+        let covers = |metrics: &RaftMetrics<u64, Member>| metrics.snapshot.next_index() > upto;
+        let built = way.raft.wait(Some(PROPOSE_TIMEOUT)).metrics(covers, "a snapshot").await;
+        if built.is_ok() && way.raft.trigger().purge_log(upto).await.is_err() {
             return;
         }
+        let is_gone = |metrics: &RaftMetrics<u64, Member>| metrics.purged.next_index() > upto;
+        let _later = way.raft.wait(Some(COMPACT_EVERY)).metrics(is_gone, "a shorter log").await.is_err();
     }
 }

@@ -1,6 +1,6 @@
 //! What the disk's writer tells everybody else: how far it is, what the queues look like, and whether it failed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,6 +17,9 @@ use crate::queue::function::FunctionQueue;
 use crate::queue::tables::TableError;
 use crate::store::Effect;
 
+/// The log's front is removed in steps of this size, so that none holds up what is to be written meanwhile.
+const MARK_BYTES: u64 = 512 << 10;
+
 pub(in crate::store) struct Shared {
     /// The last log entry that a power failure cannot take from this node.
     pub(super) durable: watch::Sender<Option<LogId>>,
@@ -32,6 +35,8 @@ pub(in crate::store) struct Shared {
     pub(super) peers: watch::Sender<Arc<[PeerRun]>>,
     pub(super) applied: Mutex<(Option<LogId>, StoredMembership)>,
     pub(super) queues: Mutex<Queues>,
+    /// Entries of the log, one for each [`MARK_BYTES`] or so, and the bytes of all up to there.
+    pub(super) marks: Mutex<VecDeque<(u64, u64)>>,
     pub(super) effects: mpsc::UnboundedSender<Effect>,
     /// Since when the writer is at its present transaction; never: at none.
     writing_since: AtomicU64,
@@ -91,11 +96,30 @@ impl Shared {
             peers: watch::Sender::new(Arc::new([])),
             applied: Mutex::default(),
             queues: Mutex::default(),
+            marks: Mutex::default(),
             effects,
             writing_since: AtomicU64::new(Tick::NEVER.0),
             mark,
             counters: Counters::default(),
         }
+    }
+
+    /// Counts an entry that was written.
+    pub(super) fn wrote(&self, index: u64, bytes: u64) {
+        Counters::add(&self.counters.entries, 1);
+        let total = self.counters.entry_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let mut marks = lock(&self.marks);
+        if marks.back().is_none_or(|(_, marked)| total - marked >= MARK_BYTES) {
+            marks.push_back((index, total));
+        }
+    }
+
+    /// The entry up to which the log may go, for the rest to be at least `keep_bytes`; the next one if there are more.
+    pub(super) fn surplus(&self, keep_bytes: u64) -> Option<u64> {
+        let total = self.counters.entry_bytes.load(Ordering::Relaxed);
+        let mut marks = lock(&self.marks);
+        let is_over = |(_, marked): &(u64, u64)| total - marked >= keep_bytes;
+        marks.front().is_some_and(is_over).then(|| marks.pop_front()).flatten().map(|(index, _)| index)
     }
 
     pub(super) fn applied(&self) -> (Option<LogId>, StoredMembership) {

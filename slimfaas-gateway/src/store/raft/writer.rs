@@ -18,7 +18,7 @@ use redb::{Database, Durability, WriteTransaction};
 use tokio::sync::oneshot;
 
 use super::database::{self, LogContents, OpenState, failed, put_raft, row};
-use super::shared::{Counters, Shared, lock};
+use super::shared::{Shared, lock};
 use super::types::{Answer, Entry, LogId, SnapshotMeta, StoredMembership, Types, Vote};
 use super::wire;
 use crate::clock;
@@ -311,8 +311,7 @@ impl Writer {
                 let part = u32::try_from(part).unwrap_or(u32::MAX);
                 database::put(&mut log, database::LOG_SUM, &part_key(entry.index, part), bytes)?;
             }
-            Counters::add(&self.shared.counters.entries, 1);
-            Counters::add(&self.shared.counters.entry_bytes, entry.bytes.len() as u64);
+            self.shared.wrote(entry.index, entry.bytes.len() as u64);
         }
         Ok(())
     }

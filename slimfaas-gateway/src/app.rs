@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 use crate::api::Api;
@@ -31,7 +31,6 @@ use crate::proxy::{Gateway, listener};
 use crate::readiness::Readiness;
 use crate::scaler::decide::Reason;
 use crate::scaler::{Authority, ScaleObserver, Scaler, WakeHandle};
-use crate::signal::Termination;
 use crate::table::view::Function;
 use crate::telemetry::metrics::{Metrics, MetricsError};
 use crate::telemetry::traffic::TrafficStats;
@@ -72,7 +71,7 @@ impl App {
         let readiness = Readiness::default();
         let wake = WakeHandle::default();
         let channel = match &source.peers {
-            Some(peers) => Some(Channel::bind(&config, peers.membership.clone(), &table, &metrics, wake.clone())?),
+            Some(peers) => Some(Channel::bind(&config, peers, &table, &metrics, wake.clone())?),
             None => None,
         };
         let authority = match (&channel, &source.peers) {
@@ -122,8 +121,9 @@ impl App {
         &self.addresses
     }
 
-    /// Serves until terminated: first the traffic ends, then what it needs. Returns whether requests were cut.
-    pub async fn run(self, mut termination: Termination) -> io::Result<bool> {
+    /// Serves until `termination`, which names its reason, or until the store fails, which is an error: first the traffic
+    /// ends, then what it needs. Returns whether requests were cut.
+    pub async fn run(self, termination: impl Future<Output = &'static str>) -> io::Result<bool> {
         let (traffic, traffic_watch) = drain::channel();
         let (control, control_watch) = drain::channel();
         // The last to end: everything else may have to tell its peers something.
@@ -154,6 +154,7 @@ impl App {
             });
         }
         let (senders, deliveries) = channels(self.listeners.len());
+        let failure = self.asynchronous.as_ref().map(|asynchronous| asynchronous.store.failure());
         if let Some(asynchronous) = self.asynchronous {
             let table = Arc::clone(&self.gateway.table);
             let follows = self.readiness.block("a leader among the gateway nodes");
@@ -166,9 +167,13 @@ impl App {
             spawn_cores(self.listeners, deliveries, &self.gateway, self.config.limits.connections, &traffic_watch)?;
         drop(traffic_watch);
 
-        let signal = termination.wait().await;
+        let (reason, failed) = tokio::select! {
+            biased; // ending is what is wanted: then a failure no longer matters
+            signal = termination => (signal.to_owned(), None),
+            failure = failed(failure) => (failure.clone(), Some(failure)),
+        };
         let Config { drain_delay, drain_timeout, .. } = self.config;
-        tracing::info!(signal, delay = ?drain_delay, timeout = ?drain_timeout, "ending: running requests finish first");
+        tracing::info!(reason, delay = ?drain_delay, timeout = ?drain_timeout, "ending: running requests finish first");
         let _draining = self.readiness.block("the process to end");
         // Whoever sends requests here must learn of it before connections are refused.
         self.gateway.leaving.store(true, Ordering::Relaxed);
@@ -184,7 +189,20 @@ impl App {
         for core in cores {
             core.join().map_err(|_panic| io::Error::other("a traffic thread panicked"))??;
         }
-        Ok(cut)
+        match failed {
+            None => Ok(cut),
+            Some(failure) => Err(io::Error::other(failure)),
+        }
+    }
+}
+
+/// Resolves with the reason why the store, if there is one, can neither keep nor deliver requests any more.
+async fn failed(failure: Option<watch::Receiver<Option<Arc<str>>>>) -> String {
+    let Some(mut failure) = failure else { return std::future::pending().await };
+    match failure.wait_for(Option::is_some).await.map(|failure| failure.clone()) {
+        Ok(Some(failure)) => format!("the store has failed: {failure}"),
+        // It has ended, as it does with the process.
+        _ => std::future::pending().await,
     }
 }
 

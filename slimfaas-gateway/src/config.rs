@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::model::address::Address;
+
 /// The effective configuration of one gateway process. Serializable so that it can be logged; holds no secret.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Config {
@@ -72,6 +74,16 @@ pub struct PeerPort {
     pub port: u16,
     /// Without one the port is not opened.
     pub key_file: Option<PathBuf>,
+    /// All gateway nodes, where no cluster knows them.
+    pub nodes: Vec<PeerNode>,
+}
+
+/// A gateway node as an option names it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PeerNode {
+    pub name: String,
+    /// Of its peer port.
+    pub address: Address,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

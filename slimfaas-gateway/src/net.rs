@@ -39,6 +39,17 @@ pub fn check_unused(address: SocketAddr) -> io::Result<()> {
     socket.bind(&address.into())
 }
 
+/// Where a name leads to now.
+pub async fn resolve(address: &Address) -> io::Result<SocketAddr> {
+    match address {
+        Address::Socket(address) => Ok(*address),
+        Address::Host(host, port) => {
+            let mut found = tokio::net::lookup_host((&**host, *port)).await?;
+            found.next().ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address"))
+        }
+    }
+}
+
 /// Connects to a function within `timeout`, without Nagle's delay.
 pub async fn connect(address: &Address, timeout: Duration) -> io::Result<TcpStream> {
     let connecting = async {

@@ -10,7 +10,6 @@ use crate::config::Config;
 use crate::drain;
 use crate::model::peer::Peer;
 use crate::peer::activity::Activity;
-use crate::peer::key::KeySource;
 use crate::peer::{self, BindError, Node, NodeOptions};
 use crate::scaler::{Authority, WakeHandle};
 use crate::table::Table;
@@ -25,7 +24,8 @@ pub(super) struct Channel {
 
 struct Port {
     node: Node,
-    activity: Activity,
+    /// `None`: there is nothing to tell.
+    activity: Option<Activity>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -40,25 +40,28 @@ impl Channel {
     /// Binds the peer port. `wake` is the scaler's: calls on other nodes wake functions too.
     pub(super) fn bind(
         config: &Config,
-        membership: watch::Receiver<Arc<[Peer]>>,
+        peers: &Peers,
         table: &Arc<Table>,
         metrics: &Metrics,
         wake: WakeHandle,
     ) -> Result<Self, PeersError> {
-        let Some(file) = &config.peer.key_file else { return Ok(Self { membership, port: None }) };
+        let membership = peers.membership.clone();
+        let Some(keys) = peers.keys.clone() else { return Ok(Self { membership, port: None }) };
         let node = Node::bind(NodeOptions {
             listen: SocketAddr::new(config.listen.address, config.peer.port),
             name: config.pod_name.as_str().into(),
-            keys: KeySource::File(file.clone()),
+            keys,
         })?;
         metrics.add_peers(&node.stats())?;
-        let activity = Activity::new(&node, Arc::clone(table), membership.clone(), move || wake.request());
+        let activity = || Activity::new(&node, Arc::clone(table), membership.clone(), move || wake.request());
+        let activity = (!peers.share_table).then(activity);
         Ok(Self { membership, port: Some(Port { node, activity }) })
     }
 
-    /// Who this node is for the scaler. Without a channel it knows everything only while it is alone.
+    /// Who this node is for the scaler.
     pub(super) fn authority(&self, peers: &Peers) -> Authority {
-        let knows_all = self.port.as_ref().map_or_else(|| peers.alone.clone(), |port| port.activity.is_complete());
+        let activity = self.port.as_ref().and_then(|port| port.activity.as_ref());
+        let knows_all = activity.map_or_else(|| peers.knows_all.clone(), Activity::is_complete);
         Authority::new(peers.leads.clone(), knows_all)
     }
 
@@ -77,7 +80,13 @@ impl Channel {
         let Some(Port { node, activity }) = self.port else {
             return peer::run_without(self.membership, end).await;
         };
-        let (ran, ()) = tokio::join!(node.run(self.membership, end.clone()), activity.run(end));
+        let telling = end.clone();
+        let tell = async move {
+            if let Some(activity) = activity {
+                activity.run(telling).await;
+            }
+        };
+        let (ran, ()) = tokio::join!(node.run(self.membership, end), tell);
         if let Err(error) = ran {
             tracing::error!(%error, "the peer port failed: this gateway no longer knows what others do");
         }

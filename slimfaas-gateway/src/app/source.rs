@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use crate::cluster::fixed::FixedCluster;
+use crate::cluster::fixed::{FixedCluster, Nodes};
 use crate::cluster::kube::{ConnectError, KubeCluster, KubeOptions};
 use crate::cluster::local::manifest::Manifest;
 use crate::cluster::local::{LocalCluster, LocalOptions, Output, StateDirectory, StateError};
@@ -19,6 +19,7 @@ use crate::drain;
 use crate::model::caller::Caller;
 use crate::model::peer::Peer;
 use crate::model::problem::Problem;
+use crate::peer::key::{KeySource, Keys};
 use crate::readiness::Readiness;
 use crate::table::{CallerIndex, Table};
 
@@ -38,34 +39,82 @@ pub struct Source {
 }
 
 /// This gateway node among the others.
+#[derive(Clone)]
 pub struct Peers {
+    /// `None`: there is no port to reach it.
+    pub keys: Option<KeySource>,
     /// Whether this node does what only one may do.
     pub leads: watch::Receiver<bool>,
     /// The other nodes.
     pub membership: watch::Receiver<Arc<[Peer]>>,
-    /// Whether there is no other.
-    pub alone: watch::Receiver<bool>,
+    /// Whether every call is known here without a word from the others.
+    pub knows_all: watch::Receiver<bool>,
+    /// All nodes are in this process and have one table: there is nothing to tell each other.
+    pub share_table: bool,
 }
 
-/// Child processes of this one.
-pub fn local(manifest: Manifest, clean: bool, config: &Config) -> Result<Source, StateError> {
+/// Child processes of this one, for each of the manifest's nodes: its configuration, and what it serves. The first one
+/// leads.
+pub fn local(manifest: Manifest, clean: bool, config: &Config) -> Result<Vec<(Config, Source)>, StateError> {
+    let configs: Vec<Config> = (0..manifest.nodes).map(|node| local_node(node, &manifest, config)).collect();
     let table = Table::new(&config.namespace);
     let state = StateDirectory::open(&manifest, clean)?;
     // Ties the life of the processes to ours; without it they run all the same.
     let wrapper: Option<PathBuf> = std::env::current_exe().ok();
     let options = LocalOptions { output: Output::to_stdout(config.log.no_color), wrapper };
     let cluster = LocalCluster::new(manifest, state, Arc::clone(&table), &config.namespace, options);
-    let running = Arc::clone(&cluster);
-    Ok(Source {
-        table,
-        callers: cluster.callers(),
-        dependency_changes: Some(cluster.dependency_changes()),
-        peers: None,
-        worker: Box::new(move |_readiness, mut end| {
-            Box::pin(async move { running.run(async { end.signaled().await }).await })
-        }),
-        cluster,
-    })
+    let keys = KeySource::Fixed(Keys::random());
+    let addresses: Vec<SocketAddr> =
+        configs.iter().map(|config| SocketAddr::new(config.listen.address, config.peer.port)).collect();
+    let source = |node: usize| {
+        let others = configs.iter().zip(&addresses).enumerate().filter(|(other, _)| *other != node);
+        let peer = |(_, (config, address)): (usize, (&Config, &SocketAddr))| Peer {
+            name: config.pod_name.as_str().into(),
+            address: *address,
+            ready: true,
+        };
+        let peers = Peers {
+            keys: Some(keys.clone()),
+            leads: watch::Sender::new(node == 0).subscribe(),
+            membership: watch::Sender::new(others.map(peer).collect()).subscribe(),
+            knows_all: watch::Sender::new(true).subscribe(),
+            share_table: true,
+        };
+        let running = Arc::clone(&cluster);
+        let run = move |_readiness: Readiness, mut end: drain::Watch| -> ClusterFuture<'static, ()> {
+            Box::pin(async move {
+                if node == 0 { running.run(async { end.signaled().await }).await } else { end.signaled().await }
+            })
+        };
+        Source {
+            table: Arc::clone(&table),
+            callers: cluster.callers(),
+            dependency_changes: Some(cluster.dependency_changes()),
+            peers: (configs.len() > 1).then_some(peers),
+            worker: Box::new(run),
+            cluster: Arc::<LocalCluster>::clone(&cluster),
+        }
+    };
+    let sources: Vec<Source> = (0..configs.len()).map(source).collect();
+    Ok(configs.into_iter().zip(sources).collect())
+}
+
+/// What is different at one of the nodes, counted from 0.
+fn local_node(node: u16, manifest: &Manifest, config: &Config) -> Config {
+    let mut config = config.clone();
+    config.listen.ports = vec![manifest.node_http_port + node];
+    if node == 0 {
+        config.listen.ports.insert(0, manifest.entrypoint_port);
+    }
+    let store = config.store_directory.unwrap_or_else(|| manifest.state.directory.join("store"));
+    if manifest.nodes == 1 {
+        config.store_directory = Some(store);
+    } else {
+        config.pod_name = format!("slimfaas-{node}");
+        config.peer.port = manifest.raft_port + node;
+        config.store_directory = Some(store.join(&config.pod_name));
+    }
+    config
 }
 
 /// The list of `MOCK_KUBERNETES_FUNCTIONS`. The second part is what it says that is not used.
@@ -74,13 +123,30 @@ pub fn fixed(text: &str, config: &Config) -> Result<(Source, Vec<Problem>), Vec<
     let template = UrlTemplate::parse(&config.base_function_url)
         .map_err(|error| vec![Problem::new("BASE_FUNCTION_URL", error.to_string())])?;
     let functions = fixed_functions::parse(text, &template, &config.namespace)?;
+    let nodes = Nodes::new(&config.peer.nodes, &config.pod_name);
+    let peers = || Peers {
+        keys: key_file(config),
+        // There is nothing to lead: nobody scales.
+        leads: watch::Sender::new(true).subscribe(),
+        membership: nodes.peers(),
+        knows_all: watch::Sender::new(false).subscribe(),
+        share_table: false,
+    };
     let source = Source {
         table: Arc::clone(&table),
         cluster: Arc::new(FixedCluster::new(functions.functions, &config.namespace, &table)),
         callers: Arc::new(NobodyKnown),
         dependency_changes: None,
-        peers: None,
-        worker: Box::new(|_readiness, mut end| Box::pin(async move { end.signaled().await })),
+        peers: (!config.peer.nodes.is_empty()).then(peers),
+        worker: Box::new(|_readiness, mut end| {
+            Box::pin(async move {
+                tokio::select! {
+                    biased; // the end first
+                    () = end.signaled() => {}
+                    () = nodes.run() => {}
+                }
+            })
+        }),
     };
     Ok((source, functions.warnings))
 }
@@ -101,7 +167,13 @@ pub async fn kubernetes(config: &Config) -> Result<Source, KubernetesError> {
         table,
         callers: Arc::<KubeCluster>::clone(&cluster),
         dependency_changes: Some(cluster.dependency_changes()),
-        peers: Some(Peers { leads: cluster.leads(), membership: cluster.peers(), alone: cluster.is_alone() }),
+        peers: Some(Peers {
+            keys: key_file(config),
+            leads: cluster.leads(),
+            membership: cluster.peers(),
+            knows_all: cluster.is_alone(),
+            share_table: false,
+        }),
         worker: Box::new(move |readiness, end| {
             // Before the first poll, so that there is no moment at which it seems ready.
             let listed = readiness.block("the first list of functions and pods from the API server");
@@ -109,6 +181,10 @@ pub async fn kubernetes(config: &Config) -> Result<Source, KubernetesError> {
         }),
         cluster,
     })
+}
+
+fn key_file(config: &Config) -> Option<KeySource> {
+    config.peer.key_file.clone().map(KeySource::File)
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -16,6 +16,8 @@ use slimfaas_gateway::config::env::{self, Loaded};
 use slimfaas_gateway::config::{ClusterSource, Config};
 use slimfaas_gateway::model::problem::Problem;
 use slimfaas_gateway::{example, signal, telemetry};
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
 
 /// Something failed that is not the caller's mistake.
 const EXIT_FAILURE: u8 = 1;
@@ -174,7 +176,7 @@ fn gateway() -> Result<(), Failure> {
             .block_on(source::kubernetes(&config))
             .map_err(|error| Failure { code: EXIT_CONFIG, error: error.into() })?,
     };
-    serve(&runtime, config, source)
+    serve(&runtime, vec![(config, source)])
 }
 
 fn load_manifest(files: &Files) -> Result<(Manifest, Vec<Problem>), Failure> {
@@ -191,16 +193,13 @@ fn local_up(files: &Files, clean: bool, listen: IpAddr) -> Result<(), Failure> {
     let (manifest, manifest_warnings) = load_manifest(files)?;
     let Loaded { mut config, warnings } = env::from_process_for_local().map_err(invalid)?;
     config.listen.address = listen;
-    config.listen.ports = vec![manifest.entrypoint_port, manifest.node_http_port];
-    config.listen.ports.dedup();
-    config.store_directory.get_or_insert_with(|| manifest.state.directory.join("store"));
     if let Some(level) = manifest.log_level {
         config.log.filter = level.as_filter().to_owned();
     }
     start_log(&config, &warnings)?;
     warn(&manifest_warnings);
-    let source = source::local(manifest, clean, &config).map_err(anyhow::Error::from)?;
-    serve(&control_runtime()?, config, source)
+    let nodes = source::local(manifest, clean, &config).map_err(anyhow::Error::from)?;
+    serve(&control_runtime()?, nodes)
 }
 
 fn local_validate(files: &Files) -> Result<(), Failure> {
@@ -214,14 +213,37 @@ fn local_validate(files: &Files) -> Result<(), Failure> {
     Ok(())
 }
 
-fn serve(runtime: &tokio::runtime::Runtime, config: Config, source: source::Source) -> Result<(), Failure> {
-    tracing::info!(config = %serde_json::to_string(&config).context("cannot show the configuration")?, "configured");
+/// Runs gateway nodes; there is more than one only in the local mode.
+fn serve(runtime: &tokio::runtime::Runtime, nodes: Vec<(Config, source::Source)>) -> Result<(), Failure> {
     runtime.block_on(async {
-        let termination = signal::Termination::listen().context("cannot listen for signals")?;
-        let app = App::build(config, source).await.context("cannot start")?;
-        let addresses: Vec<String> = app.addresses().iter().map(|address| format!("http://{address}")).collect();
-        tracing::info!(addresses = addresses.join(" "), version = env!("CARGO_PKG_VERSION"), "serving");
-        app.run(termination).await.context("the gateway failed")?;
+        // The first one has what the others live on, so it ends last: each waits for the one after it.
+        let mut running = JoinSet::new();
+        let mut follower: Option<oneshot::Receiver<()>> = None;
+        for (config, source) in nodes.into_iter().rev() {
+            tracing::info!(config = %serde_json::to_string(&config).context("cannot show the configuration")?, "configured");
+            let mut termination = signal::Termination::listen().context("cannot listen for signals")?;
+            let app = App::build(config, source).await.context("cannot start")?;
+            let addresses: Vec<String> = app.addresses().iter().map(|address| format!("http://{address}")).collect();
+            tracing::info!(addresses = addresses.join(" "), version = env!("CARGO_PKG_VERSION"), "serving");
+            let (ended, watch) = oneshot::channel();
+            let after = follower.replace(watch);
+            running.spawn(async move {
+                let terminated = async {
+                    let signal = termination.wait().await;
+                    if let Some(after) = after {
+                        // Its sender is dropped at its end, however it ends.
+                        let _ended = after.await.is_err();
+                    }
+                    signal
+                };
+                let ran = app.run(terminated).await;
+                drop(ended);
+                ran
+            });
+        }
+        while let Some(node) = running.join_next().await {
+            node.context("the gateway panicked")?.context("the gateway failed")?;
+        }
         tracing::info!("ended");
         Ok(())
     })

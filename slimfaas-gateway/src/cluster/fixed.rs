@@ -1,7 +1,11 @@
 //! The static list of functions: `MOCK_KUBERNETES_FUNCTIONS`. Nothing is started, probed or scaled here.
 
+mod nodes;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
+
+pub use nodes::Nodes;
 
 use crate::cluster::{Cluster, ClusterFuture, ScaleError, Scaling};
 use crate::config::fixed_functions::FixedFunction;

@@ -144,6 +144,7 @@ fn load_onto(mut draft: Draft, vars: impl IntoIterator<Item = (String, String)>)
         }
     }
     choose_cluster(&mut draft, &mut problems, &mut warnings);
+    check_nodes(&draft.config, &mut problems, &mut warnings);
     warnings.extend(vars.iter().filter(|(name, _)| !read.contains(*name)).filter_map(warn_about));
     if problems.is_empty() {
         Ok(Loaded { config: draft.config, warnings })
@@ -201,13 +202,13 @@ fn is_hierarchical(name: &str) -> bool {
     name.contains("__")
 }
 
-/// The orchestrator and the fixed list decide together; the list is checked here, so that nothing fails later.
 /// Where the manifests mount a volume.
 const KUBERNETES_STORE: &str = "/var/lib/slimfaas";
 
 /// Nodes of a cluster learn of a pod's end within a second or two; load balancers in front take a little longer.
 const KUBERNETES_DRAIN_DELAY: Duration = Duration::from_secs(5);
 
+/// The orchestrator and the fixed list decide together; the list is checked here, so that nothing fails later.
 fn choose_cluster(draft: &mut Draft, problems: &mut Vec<Problem>, warnings: &mut Vec<Problem>) {
     let functions = draft.functions.take();
     draft.config.cluster = match (draft.orchestrator, functions) {
@@ -239,6 +240,19 @@ fn choose_cluster(draft: &mut Draft, problems: &mut Vec<Problem>, warnings: &mut
     draft.config.drain_delay = draft.drain_delay.unwrap_or(usual);
     if is_kubernetes && draft.config.store_directory.is_none() {
         draft.config.store_directory = Some(KUBERNETES_STORE.into());
+    }
+}
+
+fn check_nodes(config: &Config, problems: &mut Vec<Problem>, warnings: &mut Vec<Problem>) {
+    if config.peer.nodes.is_empty() {
+        return;
+    }
+    if !matches!(config.cluster, ClusterSource::Fixed(_)) {
+        let message = "it is ignored: only with a fixed list of functions are the nodes listed too";
+        warnings.push(Problem::new(options::PEER_NODES, message));
+    } else if config.peer.key_file.is_none() {
+        let message = "nodes need a key to trust each other: set SlimFaas__Peer__KeyFile to the same on all of them";
+        problems.push(Problem::new(options::PEER_NODES, message));
     }
 }
 

@@ -82,6 +82,11 @@ impl Keys {
         if keys.is_empty() { Err(KeyError::None) } else { Ok(Self(keys)) }
     }
 
+    /// A key that nobody else has.
+    pub fn random() -> Self {
+        Self(vec![Key(noise::secret())])
+    }
+
     /// For calls.
     pub(super) fn present(&self) -> Option<&Key> {
         self.0.first()

@@ -184,6 +184,13 @@ pub(super) fn run_number() -> u64 {
     u64::from_be_bytes(bytes)
 }
 
+/// A new key.
+pub(super) fn secret() -> [u8; 32] {
+    let mut bytes = [0; 32];
+    random().try_fill_bytes(&mut bytes).expect("the kernel gives random bytes");
+    bytes
+}
+
 /// SHA-256 of the parts, one after the other.
 pub(super) fn digest(parts: &[&[u8]]) -> [u8; 32] {
     let mut hash = RingResolver.resolve_hash(&HashChoice::SHA256).expect("ring has SHA-256");

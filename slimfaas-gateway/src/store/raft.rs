@@ -76,7 +76,7 @@ pub(super) struct Node {
 pub(super) struct Loops {
     proposals: mpsc::Receiver<Proposal>,
     submissions: mpsc::Receiver<sequencer::Submission>,
-    listed_after: Duration,
+    founding: found::Founding,
     log_bytes: u64,
     thread: Option<std::thread::JoinHandle<()>>,
 }
@@ -84,12 +84,15 @@ pub(super) struct Loops {
 pub(super) async fn open(options: Options) -> Result<(Node, Loops, mpsc::UnboundedReceiver<Effect>), StoreError> {
     let unopened = |error: &dyn std::error::Error| StoreError::Unopened(with_sources(error));
     let has_backend = options.backend.is_some();
-    let has_peers = options.peers.borrow().iter().any(|peer| peer.name != options.name);
+    // The list may still be on its way.
+    let has_peers =
+        !options.found_after.is_zero() || options.peers.borrow().iter().any(|peer| peer.name != options.name);
     let database = match options.backend {
         Some(backend) => database::open_backend(backend).map_err(|error| unopened(&error))?,
         None => damage::open(&options.folder, has_peers).map_err(|error| unopened(&error))?,
     };
     let mark = (!has_backend).then(|| damage::mark_in(&options.folder));
+    let aside = (!has_backend).then(|| damage::aside_in(&options.folder)).filter(|aside| aside.exists());
     let (effects, effects_out) = mpsc::unbounded_channel();
     let opened =
         open::open(database, &options.name, options.writer, effects, mark).map_err(|error| unopened(&error))?;
@@ -112,8 +115,8 @@ pub(super) async fn open(options: Options) -> Result<(Node, Loops, mpsc::Unbound
         incoming: tokio::sync::Mutex::default(),
     };
     let node = Node { raft, way, server, proposals: propose, database, role: watch::Sender::new(Role::default()) };
-    let loops =
-        Loops { proposals, submissions, listed_after: options.found_after, log_bytes: options.log_bytes, thread };
+    let founding = found::Founding { listed_after: options.found_after, lost: aside };
+    let loops = Loops { proposals, submissions, founding, log_bytes: options.log_bytes, thread };
     Ok((node, loops, effects_out))
 }
 
@@ -142,7 +145,7 @@ impl Node {
         tasks.spawn(duties::keep_time(self.way.clone()));
         tasks.spawn(duties::watch_peers(self.way.clone()));
         tasks.spawn(duties::compact(self.way.clone(), loops.log_bytes));
-        tasks.spawn(found::run(self.way.clone(), Arc::clone(&self.server.disk), loops.listed_after));
+        tasks.spawn(found::run(self.way.clone(), Arc::clone(&self.server.disk), loops.founding));
         let departures = self.server.departures.clone();
         tasks.spawn(members::run(self.raft.clone(), Arc::clone(&self.server.links), departures));
         tasks.spawn(show_role(self.raft.clone(), self.role.clone(), self.way.links.node));

@@ -32,10 +32,13 @@ const FILE_BYTES_MAX: u64 = 1024 * 1024;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Manifest {
     pub name: String,
-    /// The stable port of the gateway.
+    /// Gateway nodes, all in one process.
+    pub nodes: u16,
+    /// The port that stays the same whatever the number of nodes; the first one listens there.
     pub entrypoint_port: u16,
-    /// The first node's own HTTP port.
+    /// The first node's own HTTP port; the others follow.
     pub node_http_port: u16,
+    /// The first node's peer port, when there are several.
     pub raft_port: u16,
     /// `None`: the file does not say.
     pub log_level: Option<LogLevel>,
@@ -217,14 +220,11 @@ fn read_manifest(root: &Cursor<'_>, base: &Path) -> Manifest {
     root.child("schemaVersion").number(&(1..=1), 1);
     let name = read_name(&root.child("name"));
     let cluster = root.child("cluster");
-    let nodes = cluster.child("nodes");
-    if nodes.number(&(1..=3), 1) > 1 {
-        nodes.problem("more than one node needs the replicated store, which is not in this version; use 1");
-    }
     let state = root.child("state");
     let directory = state.child("directory").text().unwrap_or_else(|| format!(".slimfaas/{name}"));
     let persistent = state.child("mode").choice(&[("persistent", true), ("ephemeral", false)]).unwrap_or(true);
     let manifest = Manifest {
+        nodes: cluster.child("nodes").number(&(1..=3), 1),
         entrypoint_port: cluster.child("entrypointPort").number(&PORTS, 30020),
         node_http_port: cluster.child("nodeHttpPortBase").number(&PORTS, 30021),
         raft_port: cluster.child("raftPortBase").number(&PORTS, 3262),
@@ -276,11 +276,11 @@ fn read_pool(cursor: &Cursor<'_>) -> RangeInclusive<u16> {
 
 fn check_ports(manifest: &Manifest, root: &Cursor<'_>) {
     let cluster = root.child("cluster");
-    let named = [
-        ("entrypointPort", manifest.entrypoint_port),
-        ("nodeHttpPortBase", manifest.node_http_port),
-        ("raftPortBase", manifest.raft_port),
-    ];
+    let of_each_node = |key, base: u16| (0..manifest.nodes).map(move |node| (key, base.saturating_add(node)));
+    let named: Vec<(&str, u16)> = std::iter::once(("entrypointPort", manifest.entrypoint_port))
+        .chain(of_each_node("nodeHttpPortBase", manifest.node_http_port))
+        .chain(of_each_node("raftPortBase", manifest.raft_port))
+        .collect();
     for (i, (key, port)) in named.iter().enumerate() {
         if let Some((other, _)) = named[..i].iter().find(|(_, taken)| taken == port) {
             cluster.child(key).problem(format!("{port} is cluster.{other} already"));

@@ -82,7 +82,11 @@ impl StateDirectory {
         if clean || !directory.persistent {
             directory.empty().map_err(io)?;
         }
-        directory.claim(&Marker { schema: MARKER_SCHEMA, name: manifest.name.clone(), nodes: 1 })?;
+        directory.claim(&Marker {
+            schema: MARKER_SCHEMA,
+            name: manifest.name.clone(),
+            nodes: u32::from(manifest.nodes),
+        })?;
         fs::create_dir_all(path.join(CHILDREN)).map_err(io)?;
         Ok(directory)
     }

@@ -123,16 +123,6 @@ impl LocalCluster {
         cluster
     }
 
-    /// The port that stays the same whatever the number of nodes.
-    pub fn entrypoint_port(&self) -> u16 {
-        self.manifest.entrypoint_port
-    }
-
-    /// The HTTP port of the only node.
-    pub fn node_http_port(&self) -> u16 {
-        self.manifest.node_http_port
-    }
-
     /// Says which of the cluster's processes calls.
     pub fn callers(&self) -> Arc<LocalCallers> {
         Arc::clone(&self.callers)

@@ -7,6 +7,7 @@ use crate::config::{LogFormat, fixed_functions};
 
 pub(super) const NAMESPACE: &str = "SlimFaas__Namespace";
 pub(super) const ORCHESTRATOR: &str = "SlimFaas__Orchestrator";
+pub(super) const PEER_NODES: &str = "SlimFaas__Peer__Nodes";
 
 /// A number that the option's range keeps within its type.
 fn narrow<T: TryFrom<u64>>(number: u64) -> T {
@@ -138,6 +139,19 @@ pub(super) const OPTIONS: &[Opt] = &[
         is_list: false,
         reads: Reads::Text("a file's path", |draft, text| {
             draft.config.peer.key_file = Some(text.into());
+            Ok(())
+        }),
+    },
+    Opt {
+        name: PEER_NODES,
+        old: &[],
+        default: "",
+        doc: "All gateway nodes (this one may be left out) where functions are a fixed list: \
+              `slimfaas-0=gateway-a:3262,slimfaas-1=gateway-b:3262`, each with its `SlimFaas__Hostname` and where its \
+              peer port is reached. At the very first start all of them must run. On Kubernetes nodes find each other.",
+        is_list: true,
+        reads: Reads::Text("`name=host:port`, separated by commas", |draft, text| {
+            draft.config.peer.nodes = values::nodes(text)?;
             Ok(())
         }),
     },

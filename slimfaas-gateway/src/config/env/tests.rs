@@ -70,7 +70,7 @@ fn the_defaults() {
         },
         limits,
         log: Log { filter: "info,openraft=warn".into(), format: LogFormat::Text, no_color: false },
-        peer: PeerPort { port: 3262, key_file: None },
+        peer: PeerPort { port: 3262, key_file: None, nodes: vec![] },
         drain_delay: Duration::from_secs(5),
         drain_timeout: Duration::from_secs(30),
     };
@@ -118,8 +118,8 @@ fn every_field_has_an_option() {
             idle_upstream_timeout: second,
         },
         log: Log { filter: "x".into(), format: LogFormat::Json, no_color: false },
-        // No key by default, so that there is nothing to replace.
-        peer: PeerPort { port: 1, key_file: None },
+        // Neither key nor nodes by default, so that there is nothing to replace.
+        peer: PeerPort { port: 1, key_file: None, nodes: vec![] },
         drain_delay: second,
         drain_timeout: second,
     };

@@ -1,14 +1,18 @@
 //! Texts of options to values. Errors say what is allowed.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::str::FromStr as _;
 use std::time::Duration;
 
-use crate::config::CorsOrigins;
+use crate::config::{CorsOrigins, PeerNode};
+use crate::model::address::Address;
 
 /// Listeners per core; each is a socket and a task.
 const PORTS_MAX: usize = 64;
+
+/// Raft is for a few nodes: each further one is another disk to wait for.
+const NODES_MAX: usize = 9;
 
 pub(super) fn whole(text: &str, range: &RangeInclusive<u64>) -> Option<u64> {
     text.parse().ok().filter(|number| range.contains(number))
@@ -110,6 +114,35 @@ pub(super) fn ports(text: &str) -> Result<Vec<u16>, String> {
         return Err(format!("allowed: at most {PORTS_MAX} ports"));
     }
     Ok(ports)
+}
+
+/// `name=host:port,…`; a host is an address or a name.
+pub(super) fn nodes(text: &str) -> Result<Vec<PeerNode>, String> {
+    let mut nodes: Vec<PeerNode> = Vec::new();
+    for item in text.split(',').map(str::trim).filter(|item| !item.is_empty()) {
+        let unlike = || format!("allowed: name=host:port, separated by commas, unlike {item:?}");
+        let (name, address) = item.split_once('=').ok_or_else(unlike)?;
+        let address = host_and_port(address).filter(|_| !name.is_empty()).ok_or_else(unlike)?;
+        if nodes.iter().any(|node| node.name == name || node.address == address) {
+            return Err(format!("the name or the address of {item:?} is there twice"));
+        }
+        nodes.push(PeerNode { name: name.to_owned(), address });
+    }
+    if nodes.len() > NODES_MAX {
+        return Err(format!("allowed: at most {NODES_MAX} nodes"));
+    }
+    Ok(nodes)
+}
+
+fn host_and_port(text: &str) -> Option<Address> {
+    if let Ok(address) = text.parse::<SocketAddr>() {
+        return Some(Address::Socket(address)).filter(|_| address.port() != 0);
+    }
+    let (host, port) = text.rsplit_once(':')?;
+    let is_name =
+        !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'));
+    let port = port.parse().ok().filter(|port| *port != 0)?;
+    is_name.then(|| Address::Host(host.into(), port))
 }
 
 pub(super) fn origins(text: &str) -> Result<CorsOrigins, String> {
@@ -241,6 +274,26 @@ mod tests {
         for text in ["app.example.com", "https://", "https://*.example.com", "https://a/b", "ftp://a", ","] {
             assert!(origins(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn lists_of_nodes() {
+        let node = |name: &str, address| PeerNode { name: name.to_owned(), address };
+        let socket = |text: &str| Address::Socket(text.parse().expect("an address"));
+        assert_eq!(
+            nodes("a=127.0.0.1:1, b=[::1]:2,c=gateway-c.local:3"),
+            Ok(vec![
+                node("a", socket("127.0.0.1:1")),
+                node("b", socket("[::1]:2")),
+                node("c", Address::Host("gateway-c.local".into(), 3)),
+            ])
+        );
+        for text in ["a", "=b:1", "a=b", "a=:1", "a=b:0", "a=b:x", "a=::1:1:2", "a=b:1,a=c:1", "a=b:1,c=b:1"] {
+            assert!(nodes(text).is_err(), "{text}");
+        }
+        let many = |count: usize| (1..=count).map(|n| format!("n{n}=h:{n}")).collect::<Vec<_>>().join(",");
+        assert!(nodes(&many(NODES_MAX)).is_ok());
+        assert!(nodes(&many(NODES_MAX + 1)).is_err());
     }
 
     #[test]

@@ -29,6 +29,12 @@ pub(super) fn mark_in(folder: &Path) -> PathBuf {
     folder.join("store.damaged")
 }
 
+/// Where a damaged file is kept for people. While it is there, the node only joins others: to found a cluster would be to
+/// forget what the file held.
+pub(super) fn aside_in(folder: &Path) -> PathBuf {
+    folder.join("store.redb.damaged")
+}
+
 pub(super) fn open(folder: &Path, has_peers: bool) -> Result<Arc<Database>, OpenError> {
     let file = folder.join(FILE);
     let damage = match noted(folder)? {
@@ -42,7 +48,7 @@ pub(super) fn open(folder: &Path, has_peers: bool) -> Result<Arc<Database>, Open
     if !has_peers {
         return Err(OpenError::Damaged { file, damage });
     }
-    let aside = file.with_extension("redb.damaged");
+    let aside = aside_in(folder);
     tracing::error!(damage, aside = %aside.display(), "the store's file is damaged: asking the peers for its content");
     std::fs::rename(&file, &aside)?;
     remove(&mark_in(folder))?;

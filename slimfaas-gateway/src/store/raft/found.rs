@@ -4,6 +4,7 @@
 //! that they have no log either and its own name is the first of them.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -42,8 +43,17 @@ pub(super) fn founds(name: &str, others: &BTreeMap<String, Other>) -> bool {
     })
 }
 
+/// When a node may found.
+pub(super) struct Founding {
+    /// How long an empty list of peers is not believed.
+    pub(super) listed_after: Duration,
+    /// Where the content is that this node once had: it may only join.
+    pub(super) lost: Option<PathBuf>,
+}
+
 /// Ends when the node has a log.
-pub(super) async fn run(way: Way, disk: std::sync::Arc<Disk>, listed_after: Duration) {
+pub(super) async fn run(way: Way, disk: std::sync::Arc<Disk>, founding: Founding) {
+    let Founding { listed_after, lost } = founding;
     let began = clock::now();
     let name = way.links.name.to_string();
     loop {
@@ -56,11 +66,17 @@ pub(super) async fn run(way: Way, disk: std::sync::Arc<Disk>, listed_after: Dura
         let listed = way.links.peers.borrow().clone();
         let others = look(&way.links, &listed, waited >= ABSENT_PATIENCE).await;
         let is_listed = !others.is_empty() || waited >= listed_after;
-        if is_listed && founds(&name, &others) {
-            found(&way, &disk, name).await;
-            return;
+        if !is_listed || !founds(&name, &others) {
+            tokio::time::sleep(LOOK_EVERY).await;
+            continue;
         }
-        tokio::time::sleep(LOOK_EVERY).await;
+        let Some(lost) = &lost else { return found(&way, &disk, name).await };
+        tracing::error!(
+            file = %lost.display(),
+            "this node's file was damaged, and no peer has its content: with a backup, put it there as store.redb; \
+             without, remove the damaged file to begin with nothing; then restart"
+        );
+        tokio::time::sleep(ABSENT_PATIENCE).await;
     }
 }
 

@@ -176,8 +176,8 @@ fn each_problem_of_a_function_says_where_and_what_is_allowed() {
 #[test]
 fn each_problem_of_the_rest_says_where_and_what_is_allowed() {
     fails(
-        "cluster: {nodes: 3}",
-        &["m.yaml:1 cluster.nodes: more than one node needs the replicated store, which is not in this version; use 1"],
+        "cluster: {nodes: 3, nodeHttpPortBase: 30018}",
+        &["m.yaml:1 cluster.nodeHttpPortBase: 30020 is cluster.entrypointPort already"],
     );
     fails("cluster: {nodes: 4}", &[r#"m.yaml:1 cluster.nodes: "4" is not a whole number from 1 to 3"#]);
     fails(

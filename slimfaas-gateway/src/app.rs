@@ -25,6 +25,7 @@ use crate::config::Config;
 use crate::drain;
 use crate::model::function::FunctionId;
 use crate::net;
+use crate::proxy::admin::AdminToken;
 use crate::proxy::deliver::Deliveries;
 use crate::proxy::wake::Wake;
 use crate::proxy::{Gateway, listener};
@@ -108,6 +109,7 @@ impl App {
             wake: Arc::clone(&wake),
             own: Arc::new(api),
             intake: asynchronous.as_ref().map(Asynchronous::intake),
+            admin: config.admin_token_file.clone().map(AdminToken::in_file),
             cors: config.cors.clone(),
             limits: config.limits.clone(),
             stats,

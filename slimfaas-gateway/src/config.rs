@@ -35,6 +35,8 @@ pub struct Config {
     /// Where asynchronous requests are stored; `None`: there are none.
     pub store_directory: Option<PathBuf>,
     pub queue: QueueLimits,
+    /// Whoever shows what is in it may see and change every queue.
+    pub admin_token_file: Option<PathBuf>,
     pub limits: Limits,
     pub log: Log,
     pub peer: PeerPort,

@@ -49,6 +49,8 @@ pub(super) struct Asynchronous {
     running: Running,
     effects: Effects,
     limits: Limits,
+    /// Whether the peers are known; `None`: there are none.
+    listed: Option<watch::Receiver<bool>>,
 }
 
 impl Asynchronous {
@@ -84,7 +86,8 @@ impl Asynchronous {
                 node.register(kind, Arc::new(store.clone()));
             }
         }
-        Ok(Self { store, running, effects, limits: limits(&config.queue) })
+        let listed = channel.filter(|_| node.is_some()).map(Channel::is_listed);
+        Ok(Self { store, running, effects, limits: limits(&config.queue), listed })
     }
 
     pub(super) fn intake(&self) -> Arc<dyn Intake> {
@@ -101,7 +104,7 @@ impl Asynchronous {
         leaving: drain::Watch,
         end: drain::Watch,
     ) {
-        let Self { store, running, effects, limits } = self;
+        let Self { store, running, effects, limits, listed } = self;
         let (delivered, mut stop) = drain::channel();
         let work = async {
             let worker = Worker::new(store.clone(), table, wake, cores);
@@ -120,7 +123,17 @@ impl Asynchronous {
             }
             std::future::pending::<()>().await;
         };
-        let storing = running.run(async move { stop.signaled().await });
+        let storing = async {
+            // Whoever does not know the others would found a cluster of its own.
+            if let Some(mut listed) = listed {
+                tokio::select! {
+                    biased; // the end first
+                    () = stop.signaled() => {}
+                    _known_or_gone = listed.wait_for(|listed| *listed) => {}
+                }
+            }
+            running.run(async move { stop.signaled().await }).await;
+        };
         let both = async { tokio::join!(work, storing) };
         tokio::select! {
             biased;

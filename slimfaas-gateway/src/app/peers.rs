@@ -18,6 +18,7 @@ use crate::telemetry::metrics::{Metrics, MetricsError};
 /// What connects this node to its peers; not running yet.
 pub(super) struct Channel {
     membership: watch::Receiver<Arc<[Peer]>>,
+    listed: watch::Receiver<bool>,
     /// `None`: there is no key, so there is no port.
     port: Option<Port>,
 }
@@ -46,7 +47,8 @@ impl Channel {
         wake: WakeHandle,
     ) -> Result<Self, PeersError> {
         let membership = peers.membership.clone();
-        let Some(keys) = peers.keys.clone() else { return Ok(Self { membership, port: None }) };
+        let listed = peers.listed.clone();
+        let Some(keys) = peers.keys.clone() else { return Ok(Self { membership, listed, port: None }) };
         let node = Node::bind(NodeOptions {
             listen: SocketAddr::new(config.listen.address, config.peer.port),
             name: config.pod_name.as_str().into(),
@@ -55,7 +57,7 @@ impl Channel {
         metrics.add_peers(&node.stats())?;
         let activity = || Activity::new(&node, Arc::clone(table), membership.clone(), move || wake.request());
         let activity = (!peers.share_table).then(activity);
-        Ok(Self { membership, port: Some(Port { node, activity }) })
+        Ok(Self { membership, listed, port: Some(Port { node, activity }) })
     }
 
     /// Who this node is for the scaler.
@@ -73,6 +75,11 @@ impl Channel {
     /// The other nodes.
     pub(super) fn membership(&self) -> watch::Receiver<Arc<[Peer]>> {
         self.membership.clone()
+    }
+
+    /// Whether `membership` is known.
+    pub(super) fn is_listed(&self) -> watch::Receiver<bool> {
+        self.listed.clone()
     }
 
     /// Talks until `end`.

@@ -47,6 +47,8 @@ pub struct Peers {
     pub leads: watch::Receiver<bool>,
     /// The other nodes.
     pub membership: watch::Receiver<Arc<[Peer]>>,
+    /// Whether `membership` is known yet.
+    pub listed: watch::Receiver<bool>,
     /// Whether every call is known here without a word from the others.
     pub knows_all: watch::Receiver<bool>,
     /// All nodes are in this process and have one table: there is nothing to tell each other.
@@ -77,6 +79,7 @@ pub fn local(manifest: Manifest, clean: bool, config: &Config) -> Result<Vec<(Co
             keys: Some(keys.clone()),
             leads: watch::Sender::new(node == 0).subscribe(),
             membership: watch::Sender::new(others.map(peer).collect()).subscribe(),
+            listed: watch::Sender::new(true).subscribe(),
             knows_all: watch::Sender::new(true).subscribe(),
             share_table: true,
         };
@@ -129,6 +132,7 @@ pub fn fixed(text: &str, config: &Config) -> Result<(Source, Vec<Problem>), Vec<
         // There is nothing to lead: nobody scales.
         leads: watch::Sender::new(true).subscribe(),
         membership: nodes.peers(),
+        listed: watch::Sender::new(true).subscribe(),
         knows_all: watch::Sender::new(false).subscribe(),
         share_table: false,
     };
@@ -171,6 +175,7 @@ pub async fn kubernetes(config: &Config) -> Result<Source, KubernetesError> {
             keys: key_file(config),
             leads: cluster.leads(),
             membership: cluster.peers(),
+            listed: cluster.is_listed(),
             knows_all: cluster.is_alone(),
             share_table: false,
         }),

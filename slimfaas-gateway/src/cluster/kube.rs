@@ -61,6 +61,7 @@ pub struct KubeCluster {
     own_workload: Mutex<Option<Uid>>,
     dependencies: watch::Sender<u64>,
     peers: watch::Sender<Arc<[Peer]>>,
+    listed: watch::Sender<bool>,
     leads: watch::Sender<bool>,
     alone: watch::Sender<bool>,
 }
@@ -83,6 +84,7 @@ impl KubeCluster {
             own_workload: Mutex::default(),
             dependencies: watch::Sender::new(0),
             peers: watch::Sender::new(Arc::new([])),
+            listed: watch::Sender::new(false),
             leads: watch::Sender::new(false),
             alone: watch::Sender::new(true),
             options,
@@ -97,6 +99,11 @@ impl KubeCluster {
     /// The other gateway nodes.
     pub fn peers(&self) -> watch::Receiver<Arc<[Peer]>> {
         self.peers.subscribe()
+    }
+
+    /// Whether it is known which pods there are; until then nobody knows the other nodes.
+    pub fn is_listed(&self) -> watch::Receiver<bool> {
+        self.listed.subscribe()
     }
 
     /// Whether this node does what only one may do.

@@ -12,6 +12,8 @@ use super::backend::{Backend, Request, keep, ok};
 use super::client::{self, Answer, eventually};
 use super::gateway::{Fixed, Gateway};
 
+const TOKEN: &str = "loopback-loopback-loopback-loopback";
+
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// A gateway in front of `backend` that stores in `folder`; `configuration` is that of its function `f`.
@@ -20,6 +22,7 @@ fn gateway(backend: &Backend, folder: &Scratch, configuration: &Value) -> Result
     Fixed::new()
         .function("f", format!("http://{}", backend.address), &annotations)
         .set("SlimFaas__Store__Directory", folder.path().display())
+        .set("SlimFaas__AdminTokenFile", folder.path().join("token").display())
         .start()
 }
 
@@ -92,8 +95,15 @@ fn what_cannot_be_taken_is_refused_before_it_is_read() -> Result<()> {
     let exact = vec![b'x'; 192 * 1024];
     element(&client::post(gateway.address, "/async-function/f/x", &exact)?)?;
     assert_eq!(requests(&backend, 1)?[0].body.len(), exact.len());
-    // Nobody outside may look into the queue.
+    // Nobody outside may look into the queue, but for administrators.
+    let look = |token: &str| {
+        let head = format!("GET /async-functions/f/queue HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {token}\r\n\r\n");
+        client::request(gateway.address, &head).map(|answer| answer.status)
+    };
     assert_eq!(client::get(gateway.address, "/async-functions/f/queue")?.status, 404);
+    assert_eq!(look(TOKEN)?, 404, "there is no token yet");
+    std::fs::write(folder.path().join("token"), TOKEN)?;
+    assert_eq!((look(TOKEN)?, look(&TOKEN[1..])?), (200, 404));
 
     let (backend, folder) = (Backend::start(|_| ok("done"))?, Scratch::new("store")?);
     let without = Fixed::at(backend.address).start()?;

@@ -1,13 +1,13 @@
 //! The other gateway nodes, where an option lists them.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
 
 use crate::config::PeerNode;
-use crate::model::peer::Peer;
+use crate::model::address::Address;
+use crate::model::peer::{NOWHERE, Peer};
 use crate::net;
 
 /// How often names are looked up: a container that comes back may have another address.
@@ -22,37 +22,35 @@ pub struct Nodes {
 impl Nodes {
     /// `me`: this node's name, which may be among the listed.
     pub fn new(listed: &[PeerNode], me: &str) -> Self {
-        let listed = listed.iter().filter(|node| node.name != me).cloned().collect();
-        Self { listed, peers: watch::Sender::default() }
+        let listed: Vec<PeerNode> = listed.iter().filter(|node| node.name != me).cloned().collect();
+        // Nobody says whether they serve, so they count as ready: what needs to hear of all of them waits for all.
+        let peer = |node: &PeerNode| Peer {
+            name: node.name.as_str().into(),
+            address: if let Address::Socket(address) = node.address { address } else { NOWHERE },
+            ready: true,
+        };
+        let peers = watch::Sender::new(listed.iter().map(peer).collect());
+        Self { listed, peers }
     }
 
-    /// Nobody says whether they serve, so they count as ready: what needs to hear of all of them waits for all of them.
     pub fn peers(&self) -> watch::Receiver<Arc<[Peer]>> {
         self.peers.subscribe()
     }
 
     /// Looks names up for ever.
     pub async fn run(self) {
-        // Where nobody is reached; but whoever is listed counts.
-        let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
-        let mut known = vec![nowhere; self.listed.len()];
         loop {
-            for (node, known) in self.listed.iter().zip(&mut known) {
+            let mut peers = self.peers.borrow().to_vec();
+            for (node, peer) in self.listed.iter().zip(&mut peers) {
                 match net::resolve(&node.address).await {
-                    Ok(address) => *known = address,
+                    Ok(address) => peer.address = address,
                     // What was known may still be right.
                     Err(error) => tracing::debug!(node = node.name, %error, "a node's name has no address"),
                 }
             }
-            let peer = |(node, address): (&PeerNode, &SocketAddr)| Peer {
-                name: node.name.as_str().into(),
-                address: *address,
-                ready: true,
-            };
-            let peers: Arc<[Peer]> = self.listed.iter().zip(&known).map(peer).collect();
-            self.peers.send_if_modified(|former| {
-                let changed = **former != *peers;
-                *former = peers;
+            self.peers.send_if_modified(|known| {
+                let changed = **known != *peers;
+                *known = peers.into();
                 changed
             });
             tokio::time::sleep(LOOK_UP_EVERY).await;
@@ -62,8 +60,9 @@ impl Nodes {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
-    use crate::model::address::Address;
 
     #[tokio::test]
     async fn the_others_are_peers_wherever_they_are() {
@@ -72,17 +71,20 @@ mod tests {
         let listed = [
             node("a", Address::Socket(here(1))),
             node("b", Address::Socket(here(2))),
-            node("c", Address::Host("no such name".into(), 3)),
+            node("c", Address::Host("127.0.0.1".into(), 3)),
+            node("d", Address::Host("no such name".into(), 4)),
         ];
         let nodes = Nodes::new(&listed, "a");
+        let named = |c| [("b", here(2)), ("c", c), ("d", NOWHERE)].map(|(name, address)| (name.to_owned(), address));
         let mut peers = nodes.peers();
-        assert!(peers.borrow().is_empty());
-        let peer = |name: &str, address| Peer { name: name.into(), address, ready: true };
-        let expected = [peer("b", here(2)), peer("c", SocketAddr::from(([0, 0, 0, 0], 0)))];
+        let known = |peers: &watch::Receiver<Arc<[Peer]>>| -> Vec<_> {
+            peers.borrow().iter().map(|peer| (peer.name.to_string(), peer.address)).collect()
+        };
+        assert_eq!(known(&peers), named(NOWHERE));
         tokio::select! {
             () = nodes.run() => {}
             changed = peers.changed() => changed.expect("it runs"),
         }
-        assert_eq!(**peers.borrow(), expected);
+        assert_eq!(known(&peers), named(here(3)));
     }
 }

@@ -17,7 +17,7 @@ use super::{KubeCluster, Uid};
 use crate::clock;
 use crate::drain;
 use crate::model::function::FunctionId;
-use crate::model::peer::Peer;
+use crate::model::peer::{NOWHERE, Peer};
 use crate::model::problem::Problem;
 use crate::readiness::Blocker;
 
@@ -125,6 +125,7 @@ impl Worker {
         if let Some(blocker) = self.blocker.take() {
             tracing::info!(functions = self.cluster.table.view().functions().len(), "the cluster has been listed");
             self.contend_for_lease();
+            self.cluster.listed.send_replace(true);
             drop(blocker);
         }
         if dependency {
@@ -242,10 +243,10 @@ impl Worker {
         let others =
             index.controlled_by(&workload).filter(|pod| *pod.name != *options.pod_name && pod.stage != Stage::Ended);
         let peer = |pod: &super::pod::PodFacts| {
-            let address = SocketAddr::new(pod.ip?, options.peer_port);
-            Some(Peer { name: Arc::clone(&pod.name), address, ready: pod.ready && pod.can_serve() })
+            let address = pod.ip.map_or(NOWHERE, |ip| SocketAddr::new(ip, options.peer_port));
+            Peer { name: Arc::clone(&pod.name), address, ready: pod.ready && pod.can_serve() }
         };
-        let mut peers: Vec<Peer> = others.filter_map(peer).collect();
+        let mut peers: Vec<Peer> = others.map(peer).collect();
         peers.sort_by(|one, other| one.name.cmp(&other.name));
         let alone = peers.is_empty();
         self.cluster.alone.send_if_modified(|known| std::mem::replace(known, alone) != alone);

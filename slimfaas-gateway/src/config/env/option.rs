@@ -120,6 +120,7 @@ impl Draft {
                 dead_elements: 0,
                 dead_age: Duration::ZERO,
             },
+            admin_token_file: None,
             limits,
             log: Log { filter: String::new(), format: LogFormat::Text, no_color: false },
             peer: PeerPort { port: 0, key_file: None, nodes: Vec::new() },

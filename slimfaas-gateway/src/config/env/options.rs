@@ -393,10 +393,24 @@ pub(super) const OPTIONS: &[Opt] = &[
         reads: Reads::Seconds(0..=366 * DAY_MS, |draft, time| draft.config.queue.dead_age = time),
     },
     Opt {
+        name: "SlimFaas__AdminTokenFile",
+        old: &[],
+        default: "",
+        doc: "A file whose first line is a token of at least 32 characters, such as a mounted Secret. Whoever sends it \
+              (`Authorization: Bearer …`) may use `/async-functions/…` of every function, also from outside. It is read \
+              at each use; without it only callers inside may.",
+        is_list: false,
+        reads: Reads::Text("a file's path", |draft, text| {
+            draft.config.admin_token_file = Some(text.into());
+            Ok(())
+        }),
+    },
+    Opt {
         name: "SlimFaas__Log__Filter",
         old: &["RUST_LOG"],
-        default: "info,openraft=warn",
-        doc: "What is logged: a level, or levels of parts, as in `info,slimfaas_gateway=debug`.",
+        default: "info,openraft=off",
+        doc: "What is logged: a level, or levels of parts, as in `info,slimfaas_gateway=debug`. `openraft` logs each \
+              attempt to reach a node that is down; what matters of it, the gateway says itself.",
         is_list: false,
         reads: Reads::Text("`error`, `warn`, `info`, `debug`, `trace`, `off`, `part=level`", |draft, text| {
             tracing_subscriber::EnvFilter::try_new(text)

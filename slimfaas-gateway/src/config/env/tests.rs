@@ -68,8 +68,9 @@ fn the_defaults() {
             dead_elements: 10_000,
             dead_age: Duration::from_secs(7 * 24 * 3600),
         },
+        admin_token_file: None,
         limits,
-        log: Log { filter: "info,openraft=warn".into(), format: LogFormat::Text, no_color: false },
+        log: Log { filter: "info,openraft=off".into(), format: LogFormat::Text, no_color: false },
         peer: PeerPort { port: 3262, key_file: None, nodes: vec![] },
         drain_delay: Duration::from_secs(5),
         drain_timeout: Duration::from_secs(30),
@@ -102,6 +103,7 @@ fn every_field_has_an_option() {
             dead_elements: 1,
             dead_age: second,
         },
+        admin_token_file: None,
         limits: Limits {
             connections: 1,
             headers_timeout: second,

@@ -116,7 +116,7 @@ pub(super) fn plan(now: &Situation) -> Option<Change> {
 
 pub(super) async fn run(raft: Raft<Types>, links: Arc<Links>, departures: Departures) {
     let mut peers = links.peers.clone();
-    let mut known = BTreeMap::new();
+    let mut strangers = BTreeSet::new();
     let mut unlisted = BTreeMap::new();
     loop {
         // Any of these is reason to look again; the round is for what nobody announces.
@@ -134,7 +134,8 @@ pub(super) async fn run(raft: Raft<Types>, links: Arc<Links>, departures: Depart
         }
         let metrics = raft.metrics().borrow().clone();
         let listed = peers.borrow_and_update().clone();
-        let situation = look(&links, &metrics, &listed, &mut known, &mut unlisted, departures.current().await).await;
+        let situation =
+            look(&links, &metrics, &listed, &mut strangers, &mut unlisted, departures.current().await).await;
         if let Some(change) = plan(&situation) {
             tracing::info!(?change, "the peers' membership changes");
             let done = tokio::time::timeout(CHANGE_TIMEOUT, make(&raft, change)).await;
@@ -150,7 +151,7 @@ async fn look(
     links: &Links,
     metrics: &RaftMetrics<u64, Member>,
     listed: &[Peer],
-    known: &mut BTreeMap<String, u64>,
+    strangers: &mut BTreeSet<(String, u64)>,
     unlisted: &mut BTreeMap<u64, Instant>,
     leaving: BTreeSet<u64>,
 ) -> Situation {
@@ -162,8 +163,11 @@ async fn look(
         let name = peer.name.to_string();
         match hello(links, peer).await {
             Some(hello) if hello.name == name && may_join(links, &hello) => {
-                known.insert(name.clone(), hello.node);
                 present.insert(name, hello.node);
+            }
+            Some(hello) if hello.name == name && strangers.insert((name, hello.cluster)) => {
+                let peer = hello.name;
+                tracing::warn!(peer, "a peer belongs to another cluster: remove its data to have it join");
             }
             _ => {}
         }
@@ -197,11 +201,7 @@ async fn look(
 
 /// A node of another cluster is no member of this one, whatever its name.
 fn may_join(links: &Links, hello: &Hello) -> bool {
-    let joins = hello.cluster == links.cluster() || hello.cluster == NOBODY && !hello.is_initialized;
-    if !joins {
-        tracing::warn!(peer = hello.name, "a peer belongs to another cluster: remove its data to have it join");
-    }
-    joins
+    hello.cluster == links.cluster() || hello.cluster == NOBODY && !hello.is_initialized
 }
 
 pub(super) async fn hello(links: &Links, peer: &Peer) -> Option<Hello> {

@@ -13,6 +13,7 @@ mod e2e {
     mod load;
     mod site;
 
+    mod asynchronous;
     mod bad_manifests;
     mod cold_starts;
     mod disruptions;

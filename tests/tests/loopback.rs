@@ -16,6 +16,7 @@ mod loopback {
     mod limits;
     mod local;
     mod malformed;
+    mod nodes;
     mod retries;
     mod scaling;
     mod slowness;

@@ -14,8 +14,8 @@ use super::client;
 
 /// Ports that the system does not give to others by itself: below Linux's range for "any".
 const PORTS: std::ops::Range<u16> = 10_000..30_000;
-/// What one local gateway takes at most: two to listen on, and those of its functions' processes.
-const LOCAL_PORTS: u16 = 20;
+/// What one local gateway takes at most: those of up to three nodes, and of its functions' processes.
+const LOCAL_PORTS: u16 = 24;
 
 /// For a local gateway to be ready, on a busy machine.
 const READY: Duration = Duration::from_secs(30);
@@ -88,9 +88,9 @@ impl Gateway {
         let scratch = Scratch::new("local")?;
         let (base, ports) = (scratch.path().join("slimfaas.local.yaml"), scratch.path().join("ports.yaml"));
         std::fs::write(&base, manifest)?;
-        let (node, from, to) = (first + 1, first + 2, first + LOCAL_PORTS - 1);
+        let (node, raft, from, to) = (first + 1, first + 4, first + 7, first + LOCAL_PORTS - 1);
         let overlay = format!(
-            "cluster: {{ entrypointPort: {first}, nodeHttpPortBase: {node} }}\nprocessPorts: {{ from: {from}, to: {to} }}\n"
+            "cluster: {{ entrypointPort: {first}, nodeHttpPortBase: {node}, raftPortBase: {raft} }}\nprocessPorts: {{ from: {from}, to: {to} }}\n"
         );
         std::fs::write(&ports, overlay)?;
         let mut command = gateway_command()?;

@@ -93,7 +93,8 @@ impl App {
             None => None,
         };
         if let Some(asynchronous) = &asynchronous {
-            metrics.add_store(Box::new(Shown(asynchronous.store.clone())))?;
+            let stored = Arc::new(Shown(asynchronous.store.clone()));
+            metrics.add_store(stored, Arc::clone(&asynchronous.stats))?;
         }
         let api = Api {
             table: Arc::clone(&table),

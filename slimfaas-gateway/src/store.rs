@@ -228,6 +228,11 @@ impl Store {
         self.node.failure()
     }
 
+    /// Where this node leads: the others by name, and the log entries that they do not have yet.
+    pub fn lags(&self) -> Vec<(Arc<str>, u64)> {
+        self.node.lags()
+    }
+
     pub fn counters(&self) -> &Counters {
         self.node.counters()
     }

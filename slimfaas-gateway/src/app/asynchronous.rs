@@ -11,10 +11,12 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 
 use crate::app::peers::Channel;
+use crate::clock;
 use crate::config::{Config, QueueLimits};
 use crate::drain;
+use crate::model::function::FunctionId;
 use crate::model::peer::Peer;
-use crate::model::stats::{QueueDepths, StoreState};
+use crate::model::stats::{AsyncStats, QueueDepths, StoreState};
 use crate::peer::Kind;
 use crate::proxy::deliver::{Deliveries, Delivery};
 use crate::proxy::enqueue::Intake;
@@ -46,6 +48,7 @@ pub enum AsynchronousError {
 /// Everything of asynchronous calls, not running yet.
 pub(super) struct Asynchronous {
     pub(super) store: Store,
+    pub(super) stats: Arc<AsyncStats>,
     running: Running,
     effects: Effects,
     limits: Limits,
@@ -87,11 +90,12 @@ impl Asynchronous {
             }
         }
         let listed = channel.filter(|_| node.is_some()).map(Channel::is_listed);
-        Ok(Self { store, running, effects, limits: limits(&config.queue), listed })
+        let limits = limits(&config.queue);
+        Ok(Self { store, stats: Arc::default(), running, effects, limits, listed })
     }
 
     pub(super) fn intake(&self) -> Arc<dyn Intake> {
-        Inbox::new(self.store.clone(), self.limits)
+        Inbox::new(self.store.clone(), self.limits, Arc::clone(&self.stats))
     }
 
     /// Stores and delivers until `end`. `leaving` is the traffic's end, `follows` is held until there is a leader.
@@ -104,10 +108,10 @@ impl Asynchronous {
         leaving: drain::Watch,
         end: drain::Watch,
     ) {
-        let Self { store, running, effects, limits, listed } = self;
+        let Self { store, stats, running, effects, limits, listed } = self;
         let (delivered, mut stop) = drain::channel();
         let work = async {
-            let worker = Worker::new(store.clone(), table, wake, cores);
+            let worker = Worker::new(store.clone(), table, wake, cores, stats);
             worker.run(effects, leaving, end).await;
             // The store ends last: it has to hear of the last deliveries.
             delivered.drain(Duration::ZERO).await;
@@ -189,6 +193,20 @@ impl Stored for Shown {
             failed_attempts: queue.totals.failed_attempts,
         };
         self.0.queues().into_iter().map(depths).collect()
+    }
+
+    fn oldest_ready(&self) -> Vec<(FunctionId, Duration)> {
+        let now_ms = clock::unix_millis();
+        let age = |queue: FunctionQueue| {
+            // A store that has failed says so elsewhere.
+            let oldest = self.0.oldest_ready_ms(&queue.id).ok().flatten()?;
+            Some((queue.id, Duration::from_millis(now_ms.saturating_sub(oldest))))
+        };
+        self.0.queues().into_iter().filter(|queue| queue.ready > 0).filter_map(age).collect()
+    }
+
+    fn lags(&self) -> Vec<(Arc<str>, u64)> {
+        self.0.lags()
     }
 
     fn store(&self) -> StoreState {

@@ -57,6 +57,21 @@ impl StatusCounts {
     }
 }
 
+/// How an attempt to deliver a stored request ends: with a status's class, or without one.
+pub const ATTEMPT_OUTCOMES: [&str; 8] = ["1xx", "2xx", "3xx", "4xx", "5xx", "timeout", "failed", "unsent"];
+
+/// Asynchronous calls, as far as this node has to do with them.
+#[derive(Debug, Default)]
+pub struct AsyncStats {
+    /// From the end of a request's body until it was on the disks of a majority.
+    pub stored: Durations,
+    /// From then to the start of its first attempt.
+    pub waited: Durations,
+    pub attempts: Durations,
+    /// In the order of [`ATTEMPT_OUTCOMES`].
+    pub outcomes: [AtomicU64; ATTEMPT_OUTCOMES.len()],
+}
+
 /// What is stored for one function, and what became of what was.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct QueueDepths {

@@ -14,6 +14,7 @@ use super::request::{Body, StoredRequest};
 use crate::clock;
 use crate::model::function::FunctionId;
 use crate::model::spec::CallPolicy;
+use crate::model::stats::AsyncStats;
 use crate::proxy::enqueue::{Accepted, BODY_BYTES_MAX, Intake, IntakeFuture};
 use crate::proxy::rejection::Rejection;
 use crate::store::{Store, StoreError};
@@ -25,14 +26,15 @@ const STORE_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct Inbox {
     store: Store,
     limits: Limits,
+    stats: Arc<AsyncStats>,
     /// Makes ids that nobody guesses: keyed at random in each process.
     entropy: RandomState,
     count: AtomicU64,
 }
 
 impl Inbox {
-    pub fn new(store: Store, limits: Limits) -> Arc<Self> {
-        Arc::new(Self { store, limits, entropy: RandomState::new(), count: AtomicU64::new(0) })
+    pub fn new(store: Store, limits: Limits, stats: Arc<AsyncStats>) -> Arc<Self> {
+        Arc::new(Self { store, limits, stats, entropy: RandomState::new(), count: AtomicU64::new(0) })
     }
 
     fn next_id(&self) -> ElementId {
@@ -66,6 +68,7 @@ impl Intake for Inbox {
 
     fn store(&self, request: Accepted) -> IntakeFuture<'_, String> {
         Box::pin(async move {
+            let began = clock::now();
             let id = self.next_id();
             let enqueue = Enqueue {
                 id,
@@ -77,7 +80,10 @@ impl Intake for Inbox {
             };
             match self.store.propose(Command::Enqueue(enqueue), STORE_TIMEOUT).await {
                 Ok(Reply::Refused(limit)) => Err(Rejection::QueueFull { limit: limit.as_str() }),
-                Ok(Reply::Done | Reply::Stale | Reply::Changed { .. }) => Ok(id.to_string()),
+                Ok(Reply::Done | Reply::Stale | Reply::Changed { .. }) => {
+                    self.stats.stored.record(clock::now().saturating_duration_since(began));
+                    Ok(id.to_string())
+                }
                 Err(StoreError::TooLarge) => Err(Rejection::BodyTooLarge { limit: BODY_BYTES_MAX as u64 }),
                 Err(StoreError::Busy) => Err(Rejection::QueueFull { limit: "requests being stored" }),
                 Err(error) => {

@@ -16,6 +16,7 @@ use crate::clock::{self, Tick};
 use crate::drain;
 use crate::model::function::FunctionId;
 use crate::model::spec::ParallelLimits;
+use crate::model::stats::AsyncStats;
 use crate::proxy::deliver::{Delivered, Delivery as Attempt};
 use crate::proxy::enqueue::ELEMENT_ID;
 use crate::proxy::wake::Wake;
@@ -47,6 +48,7 @@ pub struct Worker {
     table: Arc<Table>,
     wake: Arc<dyn Wake>,
     cores: Vec<mpsc::UnboundedSender<Attempt>>,
+    stats: Arc<AsyncStats>,
     next_core: usize,
     attempts: JoinSet<(ElementId, u32)>,
     running: BTreeMap<(ElementId, u32), AbortHandle>,
@@ -62,12 +64,14 @@ impl Worker {
         table: Arc<Table>,
         wake: Arc<dyn Wake>,
         cores: Vec<mpsc::UnboundedSender<Attempt>>,
+        stats: Arc<AsyncStats>,
     ) -> Self {
         Self {
             store,
             table,
             wake,
             cores,
+            stats,
             next_core: 0,
             attempts: JoinSet::new(),
             running: BTreeMap::new(),
@@ -151,12 +155,18 @@ impl Worker {
                 false
             }
         };
+        if assignment.try_number == 1 {
+            let waited = clock::unix_millis().saturating_sub(assignment.enqueued_ms);
+            self.stats.waited.record(Duration::from_millis(waited));
+        }
         if unsent {
             tracing::debug!(%element, "this node is ending: another one delivers");
         }
-        let store = self.store.clone();
+        let (store, stats, began) = (self.store.clone(), Arc::clone(&self.stats), clock::now());
         let task = self.attempts.spawn(async move {
-            let end = match reported.await {
+            let reported = reported.await;
+            count(&stats, clock::now().saturating_duration_since(began), reported.as_ref().ok());
+            let end = match reported {
                 Ok(Delivered::Status(status)) => End::Status(status),
                 Ok(Delivered::TimedOut) => End::TimedOut,
                 Ok(Delivered::Failed(error)) => End::Failed(error),
@@ -231,6 +241,18 @@ async fn signaled(watch: &mut Option<drain::Watch>) {
         Some(watch) => watch.signaled().await,
         None => std::future::pending().await,
     }
+}
+
+/// Counts an attempt by its end; without one, the core has ended before it.
+fn count(stats: &AsyncStats, took: Duration, end: Option<&Delivered>) {
+    let outcome = match end {
+        Some(Delivered::Status(status)) => usize::from(status / 100).clamp(1, 5) - 1,
+        Some(Delivered::TimedOut) => 5,
+        Some(Delivered::Failed(_)) => 6,
+        Some(Delivered::Unsent) | None => 7,
+    };
+    stats.attempts.record(took);
+    stats.outcomes[outcome].fetch_add(1, Ordering::Relaxed);
 }
 
 /// Asynchronous calls of a function that may run at once (reference §4.3).

@@ -40,7 +40,7 @@ use self::serve::Server;
 pub use self::shared::Counters;
 use self::shared::lock;
 pub use self::types::Entropy;
-use self::types::Types;
+use self::types::{LogId, Types};
 use super::{Effect, Options, Role, StoreError};
 use crate::clock;
 use crate::model::function::FunctionId;
@@ -196,6 +196,19 @@ impl Node {
         let mut metrics = self.raft.server_metrics();
         let out = metrics.wait_for(|now| now.membership_config.voter_ids().all(|voter| voter != me.node));
         let _late = tokio::time::timeout(LEAVE_TIMEOUT, out).await.is_err();
+    }
+
+    pub(super) fn lags(&self) -> Vec<(Arc<str>, u64)> {
+        let metrics = self.raft.metrics();
+        let now = metrics.borrow();
+        let membership = now.membership_config.membership();
+        let last = now.last_log_index.unwrap_or(0);
+        let others = now.replication.iter().flatten().filter(|(node, _)| **node != self.way.links.node);
+        let lag = |(node, matching): (&u64, &Option<LogId>)| {
+            let name = membership.get_node(node)?.name.as_str().into();
+            Some((name, last.saturating_sub(matching.map_or(0, |matching| matching.index))))
+        };
+        others.filter_map(lag).collect()
     }
 
     pub(super) async fn propose(&self, command: Command, timeout: Duration) -> Result<Reply, StoreError> {

@@ -1,8 +1,10 @@
-//! Every metric of the gateway, declared in this one file. Names are those of the original where it has them
+//! Every metric of the gateway, declared here and in the files below. Names are those of the original where it has them
 //! (reference §5).
 //!
 //! The hot path counts in plain atomics (`model::stats`, `table::activity`); two collectors read those at a scrape.
 //! What happens seldom goes through OpenTelemetry instruments.
+
+mod asynchronous;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,12 +21,15 @@ use prometheus::proto::{
 use prometheus::{Registry, TextEncoder};
 
 use crate::model::function::FunctionId;
-use crate::model::stats::{BUCKETS_MICROS, Durations, QueueDepths, STATUS_CLASSES, StatusCounts, StoreState};
+use crate::model::stats::{
+    AsyncStats, BUCKETS_MICROS, Durations, QueueDepths, STATUS_CLASSES, StatusCounts, StoreState,
+};
 use crate::peer::Kind;
 use crate::peer::stats::{OUTCOMES, PeerStats};
 use crate::table::Table;
 use crate::table::start::ColdStart;
 use crate::table::view::Function;
+use crate::telemetry::metrics::asynchronous::AsyncCollector;
 use crate::telemetry::traffic::{METHODS, REASONS, TrafficStats};
 
 /// The registry, and the instruments that are written to directly.
@@ -68,12 +73,13 @@ impl Metrics {
     }
 
     /// Shows what is stored too; once, where something is.
-    pub fn add_store(&self, stored: Box<dyn Stored>) -> Result<(), MetricsError> {
-        let name = Desc::new("slimfaas_store".to_owned(), "A collector.".to_owned(), Vec::new(), HashMap::new());
-        let name = name.map_err(|error| MetricsError(error.to_string()))?;
-        self.registry
-            .register(Box::new(StoreCollector { name, stored }))
-            .map_err(|error| MetricsError(error.to_string()))
+    pub fn add_store(&self, stored: Arc<dyn Stored>, stats: Arc<AsyncStats>) -> Result<(), MetricsError> {
+        let failed = |error: prometheus::Error| MetricsError(error.to_string());
+        let named = |name: &str| Desc::new(name.to_owned(), "A collector.".to_owned(), Vec::new(), HashMap::new());
+        let name = named("slimfaas_store").map_err(failed)?;
+        self.registry.register(Box::new(StoreCollector { name, stored: Arc::clone(&stored) })).map_err(failed)?;
+        let name = named("slimfaas_async").map_err(failed)?;
+        self.registry.register(Box::new(AsyncCollector { name, stats, stored })).map_err(failed)
     }
 
     /// Shows the peer port too; once, where there is one.
@@ -232,11 +238,15 @@ fn read(count: &AtomicU64) -> u64 {
 pub trait Stored: Send + Sync + 'static {
     fn queues(&self) -> Vec<QueueDepths>;
     fn store(&self) -> StoreState;
+    /// Of functions with requests that wait for a slot: how long the first of them has waited.
+    fn oldest_ready(&self) -> Vec<(FunctionId, Duration)>;
+    /// Where this node leads: the others by name, and the log entries that they do not have yet.
+    fn lags(&self) -> Vec<(Arc<str>, u64)>;
 }
 
 struct StoreCollector {
     name: Desc,
-    stored: Box<dyn Stored>,
+    stored: Arc<dyn Stored>,
 }
 
 impl Collector for StoreCollector {

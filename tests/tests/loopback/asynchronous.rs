@@ -1,7 +1,7 @@
 //! Asynchronous calls: stored before 202, delivered from zero, retried, kept when they fail, and never lost.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -133,6 +133,84 @@ fn failed_attempts_are_made_again_and_then_kept() -> Result<()> {
     assert_eq!(tries, [(Some("1"), no), (Some("2"), no), (Some("3"), yes)]);
     std::thread::sleep(Duration::from_millis(1500));
     assert_eq!(backend.requests().len(), 3);
+    let outcome = |outcome: &str| gateway.metric("slimfaas_async_attempts_total", &[outcome]);
+    assert_eq!((outcome("outcome=\"5xx\"")?, outcome("")?), (3, 3));
+    assert_eq!(gateway.metric("slimfaas_async_store_duration_seconds_count", &[])?, 1);
+    assert_eq!(gateway.metric("slimfaas_async_wait_duration_seconds_count", &[])?, 1);
+    assert_eq!(gateway.metric("slimfaas_function_dead_letters", &[])?, 1);
+    Ok(())
+}
+
+/// What the gateway answers to an administrator.
+fn administer(gateway: &Gateway, method: &str, rest: &str) -> Result<Answer> {
+    let head =
+        format!("{method} /async-functions/f/{rest} HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {TOKEN}\r\n\r\n");
+    client::request(gateway.address, &head)
+}
+
+#[test]
+fn dead_letters_are_shown_delivered_again_and_forgotten() -> Result<()> {
+    static HEALTHY: AtomicBool = AtomicBool::new(false);
+    let folder = Scratch::new("store")?;
+    let backend = Backend::start(|_| match HEALTHY.load(Ordering::SeqCst) {
+        true => ok("done"),
+        false => keep("HTTP/1.1 500 Oops\r\ncontent-length: 0\r\n\r\n"),
+    })?;
+    let gateway = gateway(&backend, &folder, &retries(&[1]))?;
+    std::fs::write(folder.path().join("token"), TOKEN)?;
+    let secret =
+        "POST /async-function/f/x?q HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer s\r\nContent-Length: 4\r\n\r\nbody";
+    let id = element(&client::request(gateway.address, secret)?)?;
+    let read = |rest: &str| -> Result<Value> { Ok(serde_json::from_slice(&administer(&gateway, "GET", rest)?.body)?) };
+    eventually("a dead letter", LIMIT, || Ok((read("queue")?["Dead"] == 1).then_some(())))?;
+
+    let page = read("dead-letters")?;
+    let letter = &page["DeadLetters"][0];
+    assert_eq!((&letter["Id"], &letter["State"], &letter["Tries"]), (&json!(id), &json!("Dead"), &json!(2)));
+    assert_eq!((&letter["Request"], &page["Next"]), (&Value::Null, &Value::Null));
+    let whole = read(&format!("dead-letters/{id}"))?;
+    let attempts = whole["Attempts"].as_array().context("attempts")?;
+    let seen: Vec<_> = attempts.iter().map(|attempt| (&attempt["TryNumber"], &attempt["Status"])).collect();
+    assert_eq!(seen, [(&json!(1), &json!(500)), (&json!(2), &json!(500))]);
+    let request = &whole["Request"];
+    assert_eq!((&request["Method"], &request["PathAndQuery"]), (&json!("POST"), &json!("/x?q")));
+    assert_eq!((&request["Body"], &request["BodyBytes"]), (&json!("body"), &json!(4)));
+    let headers = request["Headers"].as_array().context("headers")?;
+    assert!(headers.contains(&json!(["authorization", "(hidden)"])), "{headers:?}");
+
+    // It has all its tries again, and its headers; a paused function gets nothing.
+    HEALTHY.store(true, Ordering::SeqCst);
+    assert_eq!(administer(&gateway, "POST", "pause")?.status, 204);
+    assert_eq!(administer(&gateway, "POST", &format!("dead-letters/{id}/replay"))?.status, 204);
+    assert_eq!(read(&format!("elements/{id}"))?["State"], "Ready");
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(backend.requests().len(), 2);
+    assert_eq!(administer(&gateway, "POST", "resume")?.status, 204);
+    let delivered = &requests(&backend, 3)?[2];
+    assert_eq!((delivered.line(), delivered.header("authorization")), ("POST /x?q HTTP/1.1", Some("Bearer s")));
+    assert_eq!(delivered.header("slimfaas-try-number"), Some("1"));
+    eventually("it is done", LIMIT, || {
+        Ok((administer(&gateway, "GET", &format!("elements/{id}"))?.status == 404).then_some(()))
+    })?;
+
+    // Several at once.
+    HEALTHY.store(false, Ordering::SeqCst);
+    for _ in 0..3 {
+        element(&client::post(gateway.address, "/async-function/f/x", b"")?)?;
+    }
+    eventually("three dead letters", LIMIT, || Ok((read("queue")?["Dead"] == 3).then_some(())))?;
+    HEALTHY.store(true, Ordering::SeqCst);
+    assert_eq!(administer(&gateway, "POST", "dead-letters/replay")?.text(), r#"{"Changed":3}"#);
+    eventually("no element", LIMIT, || {
+        let queue = read("queue")?;
+        Ok(["Ready", "Running", "Waiting", "Dead"].iter().all(|state| queue[state] == 0).then_some(()))
+    })?;
+    HEALTHY.store(false, Ordering::SeqCst);
+    let id = element(&client::post(gateway.address, "/async-function/f/x", b"")?)?;
+    eventually("a dead letter", LIMIT, || Ok((read("queue")?["Dead"] == 1).then_some(())))?;
+    assert_eq!(administer(&gateway, "DELETE", &format!("dead-letters/{id}"))?.status, 204);
+    assert_eq!(administer(&gateway, "DELETE", "dead-letters")?.text(), r#"{"Changed":0}"#);
+    assert_eq!(read("queue")?["Dead"], 0);
     Ok(())
 }
 

@@ -139,7 +139,7 @@ impl Node {
     /// Runs until `stop`, then leaves the cluster and closes the database.
     pub(super) async fn run(&self, loops: Loops, stop: impl Future<Output = ()>) {
         let mut tasks = JoinSet::new();
-        tasks.spawn(sequencer::run(self.raft.clone(), loops.submissions));
+        tasks.spawn(sequencer::run(self.raft.clone(), Arc::clone(&self.way.shared), loops.submissions));
         tasks.spawn(proposer::run(self.way.clone(), loops.proposals));
         tasks.spawn(duties::take_part(self.way.clone()));
         tasks.spawn(duties::keep_time(self.way.clone()));

@@ -55,7 +55,7 @@ pub(super) async fn keep_time(way: Way) {
         let next = *due.borrow_and_update();
         let leads = leads(&way.raft, way.links.node);
         let wait = match next.filter(|_| leads) {
-            Some(due_ms) => Duration::from_millis(due_ms.saturating_sub(clock::unix_millis())),
+            Some(due_ms) => Duration::from_millis(due_ms.saturating_sub(way.shared.time_ms())),
             // Until one of the watched changes.
             None => Duration::from_secs(3600),
         };
@@ -70,7 +70,7 @@ pub(super) async fn keep_time(way: Way) {
         }
         match way.command(Command::Due, PROPOSE_TIMEOUT).await {
             Ok(Reply::Changed { .. }) => {
-                // The wall clock may be behind the log's; then nothing was due, and asking at once would spin.
+                // A clock that has just been set back: then nothing was due, and asking at once would spin.
                 let moved = due.wait_for(|due| *due != next);
                 let _same = tokio::time::timeout(Duration::from_millis(5), moved).await.is_err();
             }

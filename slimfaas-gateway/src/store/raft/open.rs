@@ -65,6 +65,7 @@ pub(super) fn open(
     shared.durable.send_replace(found.last.or(found.purged));
     shared.visible.send_replace(applied.0.map(|applied| applied.index));
     shared.next_due.send_replace(next_due_ms(&image)?);
+    shared.reached(state.queue.clock_ms());
     *lock(&shared.applied) = applied;
     let disk_writer = Writer::new(Arc::clone(&database), Arc::clone(&shared), state, generation, settled);
     let (disk, thread) = match writer {

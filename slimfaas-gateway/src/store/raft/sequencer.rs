@@ -1,12 +1,14 @@
 //! The leader's side of proposing: what waits becomes one log entry.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use openraft::Raft;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
+use super::shared::Shared;
 use super::types::{Content, Types};
-use crate::clock;
 use crate::store::command::{BatchReply, encode_entry};
 
 /// Entries that were handed to Raft and are not applied yet. One: everything that comes while the disks work is in the
@@ -26,7 +28,7 @@ pub(super) struct Submission {
     pub(super) done: oneshot::Sender<BatchReply>,
 }
 
-pub(super) async fn run(raft: Raft<Types>, mut waiting: mpsc::Receiver<Submission>) {
+pub(super) async fn run(raft: Raft<Types>, shared: Arc<Shared>, mut waiting: mpsc::Receiver<Submission>) {
     let mut entries: JoinSet<()> = JoinSet::new();
     loop {
         // Room first: what comes while there is none joins the next entry.
@@ -39,8 +41,7 @@ pub(super) async fn run(raft: Raft<Types>, mut waiting: mpsc::Receiver<Submissio
             continue;
         }
         let (batches, done): (Vec<_>, Vec<_>) = together.into_iter().map(|next| (next.batch, next.done)).unzip();
-        let now_ms = clock::unix_millis();
-        let content = Content(encode_entry(now_ms, &batches));
+        let content = Content(encode_entry(shared.time_ms(), &batches));
         let Ok(written) = raft.client_write_ff(content).await else { return };
         let lost = leadership_end(raft.clone());
         entries.spawn(async move {

@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::types::{LogId, StoredMembership};
 use super::with_sources;
-use crate::clock::{self, Tick};
+use crate::clock::{self, Instant, Tick};
 use crate::model::function::FunctionId;
 use crate::queue::element::PeerRun;
 use crate::queue::function::FunctionQueue;
@@ -25,7 +25,7 @@ pub(in crate::store) struct Shared {
     pub(super) durable: watch::Sender<Option<LogId>>,
     /// Index of the last entry whose changes local reads see.
     pub(super) visible: watch::Sender<Option<u64>>,
-    /// When the queue's next timer is due.
+    /// When the queue's next timer is due, by the log's time.
     pub(super) next_due: watch::Sender<Option<u64>>,
     /// Why the disk's writer gave up. Nothing is answered with success after that.
     pub(super) failure: watch::Sender<Option<Arc<str>>>,
@@ -43,6 +43,31 @@ pub(in crate::store) struct Shared {
     /// Where to note that the file is damaged, for the next start.
     mark: Option<PathBuf>,
     pub(super) counters: Counters,
+    time: Mutex<LogTime>,
+}
+
+/// The log's time never goes back, and goes on when a wall clock that was ahead is set right, or a leader with such a
+/// clock is followed by one with the true time. Otherwise whatever is to happen "in a second" would wait for the wall
+/// clock to catch up.
+struct LogTime {
+    ms: u64,
+    /// When it was that.
+    at: Instant,
+}
+
+impl LogTime {
+    fn now(&self, at: Instant) -> u64 {
+        let since = at.saturating_duration_since(self.at).as_millis();
+        self.ms.saturating_add(u64::try_from(since).unwrap_or(u64::MAX))
+    }
+
+    /// An entry has this time.
+    fn reached(&mut self, ms: u64, at: Instant) {
+        // What lies behind took its time on the way here.
+        if ms > self.now(at) {
+            *self = Self { ms, at };
+        }
+    }
 }
 
 /// The queues' counters as of the last entry applied.
@@ -101,7 +126,18 @@ impl Shared {
             writing_since: AtomicU64::new(Tick::NEVER.0),
             mark,
             counters: Counters::default(),
+            time: Mutex::new(LogTime { ms: 0, at: clock::now() }),
         }
+    }
+
+    /// What an entry that is made now is stamped with, in milliseconds of the wall clock as far as that can be trusted.
+    pub(super) fn time_ms(&self) -> u64 {
+        lock(&self.time).now(clock::now()).max(clock::unix_millis())
+    }
+
+    /// The state has come to this time.
+    pub(super) fn reached(&self, time_ms: u64) {
+        lock(&self.time).reached(time_ms, clock::now());
     }
 
     /// Counts an entry that was written.
@@ -165,4 +201,24 @@ impl Shared {
 /// A panic while it was held left at worst old counters.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_logs_time_goes_on_however_clocks_jump() {
+        let begin = clock::now();
+        let after = |ms| begin + Duration::from_millis(ms);
+        let mut time = LogTime { ms: 1000, at: begin };
+        assert_eq!(time.now(after(50)), 1050);
+        // Stamped before, and only now applied.
+        time.reached(1030, after(50));
+        assert_eq!(time.now(after(60)), 1060);
+        // A leader with a clock that is an hour ahead; the entries after it are of its time.
+        time.reached(3_601_000, after(60));
+        time.reached(1100, after(100));
+        assert_eq!(time.now(after(1060)), 3_602_000);
+    }
 }

@@ -70,6 +70,7 @@ impl Writer {
         self.log.applying = Some((index, content.0.clone()));
         let mut tables = OpenState::open(transaction, self.generation, &self.log)?;
         let replies = self.state.apply(index, content.0, &mut tables, &mut caused)?;
+        self.shared.reached(self.state.queue.clock_ms());
         self.show_changed_queues();
         self.state.save(&mut tables)?;
         for effect in caused {

@@ -45,6 +45,7 @@ impl Writer {
         self.generation = generation;
         *lock(&self.shared.applied) = (meta.last_log_id, meta.last_membership.clone());
         self.show_all_queues();
+        self.shared.reached(self.state.queue.clock_ms());
         self.shared.next_due.send_replace(due);
         // What was assigned to this process in the entries that it did not see is not known here.
         after.effects.push(self.begin_anew());

@@ -100,6 +100,8 @@ pub struct Role {
     pub last_log: u64,
     pub last_applied: u64,
     pub voters: usize,
+    /// This node is one of them. One whose disk was lost is not, until it has been given everything.
+    pub votes: bool,
 }
 
 /// What is known of a proposal that has no reply.

@@ -218,6 +218,7 @@ impl Stored for Shown {
             last_log: role.last_log,
             last_applied: role.last_applied,
             voters: role.voters as u64,
+            votes: role.votes,
             syncs: counters.syncs.load(Ordering::Relaxed),
             sync_time: Duration::from_nanos(counters.sync_nanos.load(Ordering::Relaxed)),
             commands: counters.commands.load(Ordering::Relaxed),

@@ -98,6 +98,7 @@ pub struct StoreState {
     pub last_log: u64,
     pub last_applied: u64,
     pub voters: u64,
+    pub votes: bool,
     pub syncs: u64,
     pub sync_time: Duration,
     pub commands: u64,

@@ -328,6 +328,7 @@ async fn show_role(raft: Raft<Types>, role: watch::Sender<Role>, node: u64) {
                 last_log: now.last_log_index.unwrap_or(0),
                 last_applied: now.last_applied.map_or(0, |applied| applied.index),
                 voters: now.membership_config.voter_ids().count(),
+                votes: now.membership_config.voter_ids().any(|voter| voter == node),
             };
             role.send_if_modified(|shown| {
                 let changed = *shown != next;

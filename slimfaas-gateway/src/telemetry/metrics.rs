@@ -300,6 +300,11 @@ impl Collector for StoreCollector {
             gauges("slimfaas_store_leads", "Whether this node leads the store.", vec![gauge(&[], state.leads.into())]),
             gauges("slimfaas_store_term", "Raft's term.", vec![number(&[], state.term)]),
             gauges("slimfaas_store_voters", "Nodes that vote.", vec![number(&[], state.voters)]),
+            gauges(
+                "slimfaas_store_votes",
+                "Whether this node is one of them: what is stored also lies on its disk.",
+                vec![gauge(&[], state.votes.into())],
+            ),
             gauges("slimfaas_store_log_index", "Last entry in this node's log.", vec![number(&[], state.last_log)]),
             gauges("slimfaas_store_applied_index", "Last entry applied.", vec![number(&[], state.last_applied)]),
             counters("slimfaas_store_commands_total", "Commands applied.", vec![counter(&[], state.commands)]),

@@ -93,7 +93,7 @@ impl App {
             None => None,
         };
         if let Some(asynchronous) = &asynchronous {
-            let stored = Arc::new(Shown(asynchronous.store.clone()));
+            let stored = Arc::new(Shown(asynchronous.store.clone(), asynchronous.bodies.clone()));
             metrics.add_store(stored, Arc::clone(&asynchronous.stats))?;
         }
         let api = Api {

@@ -137,6 +137,10 @@ pub struct QueueLimits {
     pub dead_elements: u64,
     /// Age at which a dead letter is forgotten; zero is never.
     pub dead_age: Duration,
+    /// One request's body.
+    pub body_bytes: u64,
+    /// Bytes of the store's disk that no request is taken for.
+    pub disk_reserve: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

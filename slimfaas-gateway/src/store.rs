@@ -10,6 +10,7 @@ pub mod snapshot;
 pub mod state;
 pub mod transport;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -195,6 +196,34 @@ impl Store {
         plan::request(&image, id, &element).map(Some).map_err(damaged)
     }
 
+    /// Up to `max` elements whose bodies are files, by id from `from` on; fewer: there are no more.
+    pub fn bodies(&self, from: ElementId, max: usize) -> Result<Vec<(ElementId, BodyFile)>, StoreError> {
+        let image = self.node.image()?;
+        let mut found = Vec::new();
+        let mut next = from.0.to_vec();
+        while found.len() < max {
+            let row = plan::body_from(&image, &next).map_err(|error| self.node.damaged(&error))?;
+            let Some((id, file)) = row else { break };
+            found.push((id, file));
+            // The smallest key above this one.
+            next = id.0.to_vec();
+            next.push(0);
+        }
+        Ok(found)
+    }
+
+    /// The file that is the body of an element. `None`: there is no such element, or its body is no file.
+    pub fn body(&self, id: ElementId) -> Result<Option<BodyFile>, StoreError> {
+        let image = self.node.image()?;
+        let found = plan::body_from(&image, &id.0).map_err(|error| self.node.damaged(&error))?;
+        Ok(found.filter(|(found, _)| *found == id).map(|(_, file)| file))
+    }
+
+    /// The nodes whose majority decides, as far as this one knows, with the names under which they are listed.
+    pub fn voters(&self) -> BTreeMap<u64, String> {
+        self.node.voters()
+    }
+
     /// Up to `max` dead letters of a function, the oldest first, and the cursor from which the next page begins. The
     /// first page begins at zero.
     pub fn dead_letters(
@@ -252,7 +281,7 @@ impl Store {
 
     /// Ends Raft without a word to the peers.
     #[cfg(test)]
-    async fn abort(&self) {
+    pub(crate) async fn abort(&self) {
         self.node.abort().await;
     }
 

@@ -13,6 +13,7 @@ mod loopback {
     mod ending;
     mod failures;
     mod forwarding;
+    mod large_bodies;
     mod limits;
     mod local;
     mod malformed;

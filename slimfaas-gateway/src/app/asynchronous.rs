@@ -11,13 +11,14 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 
 use crate::app::peers::Channel;
+use crate::bodies::{self, Bodies};
 use crate::clock;
 use crate::config::{Config, QueueLimits};
 use crate::drain;
 use crate::model::function::FunctionId;
 use crate::model::peer::Peer;
-use crate::model::stats::{AsyncStats, QueueDepths, StoreState};
-use crate::peer::Kind;
+use crate::model::stats::{AsyncStats, BodyState, QueueDepths, StoreState};
+use crate::peer::{Kind, Node};
 use crate::proxy::deliver::{Deliveries, Delivery};
 use crate::proxy::enqueue::Intake;
 use crate::proxy::wake::Wake;
@@ -45,11 +46,20 @@ pub enum AsynchronousError {
     Store(#[from] StoreError),
 }
 
+/// For the nodes that stay to fetch the bodies that only a leaving one and another have.
+const HAND_OVER_TIME: Duration = Duration::from_secs(15);
+
+/// Beside the store, in its folder.
+const BODIES_FOLDER: &str = "bodies";
+
 /// Everything of asynchronous calls, not running yet.
 pub(super) struct Asynchronous {
     pub(super) store: Store,
     pub(super) stats: Arc<AsyncStats>,
+    pub(super) bodies: Bodies,
     running: Running,
+    bodies_running: bodies::Running,
+    body_bytes: u64,
     effects: Effects,
     limits: Limits,
     /// Whether the peers are known; `None`: there are none.
@@ -75,27 +85,40 @@ impl Asynchronous {
         };
         let (store, running, effects) = Store::open(Options {
             name: config.pod_name.as_str().into(),
-            folder,
+            folder: folder.clone(),
             backend: None,
             writer: DiskWriter::Thread,
             transport,
-            peers,
+            peers: peers.clone(),
             found_after: if node.is_some() { ALONE_AFTER } else { Duration::ZERO },
             log_bytes: LOG_BYTES,
         })
         .await?;
+        let (bodies, bodies_running) = Bodies::open(bodies::Options {
+            name: config.pod_name.as_str().into(),
+            folder: folder.join(BODIES_FOLDER),
+            reserve: config.queue.disk_reserve,
+            store: store.clone(),
+            client: node.map(Node::client),
+            peers,
+        })
+        .map_err(|source| AsynchronousError::Folder { folder: folder.join(BODIES_FOLDER), source })?;
         if let Some(node) = node {
+            node.register(Kind::BodyWrite, bodies.writes());
+            node.register(Kind::BodyRead, bodies.reads());
             for kind in [Kind::Raft, Kind::Snapshot] {
                 node.register(kind, Arc::new(store.clone()));
             }
         }
+        let (limits, body_bytes) = (limits(&config.queue), config.queue.body_bytes);
         let listed = channel.filter(|_| node.is_some()).map(Channel::is_listed);
-        let limits = limits(&config.queue);
-        Ok(Self { store, stats: Arc::default(), running, effects, limits, listed })
+        let stats = Arc::default();
+        Ok(Self { store, stats, bodies, running, bodies_running, body_bytes, effects, limits, listed })
     }
 
     pub(super) fn intake(&self) -> Arc<dyn Intake> {
-        Inbox::new(self.store.clone(), self.limits, Arc::clone(&self.stats))
+        let (store, bodies, stats) = (self.store.clone(), self.bodies.clone(), Arc::clone(&self.stats));
+        Arc::new(Inbox::new(store, bodies, self.limits, self.body_bytes, stats))
     }
 
     /// Stores and delivers until `end`. `leaving` is the traffic's end, `follows` is held until there is a leader.
@@ -108,13 +131,18 @@ impl Asynchronous {
         leaving: drain::Watch,
         end: drain::Watch,
     ) {
-        let Self { store, stats, running, effects, limits, listed } = self;
+        let Self { store, stats, bodies, running, bodies_running, effects, limits, listed, .. } = self;
         let (delivered, mut stop) = drain::channel();
+        let mut ended = stop.clone();
         let work = async {
-            let worker = Worker::new(store.clone(), table, wake, cores, stats);
-            worker.run(effects, leaving, end).await;
-            // The store ends last: it has to hear of the last deliveries.
-            delivered.drain(Duration::ZERO).await;
+            let worker = Worker::new(store.clone(), bodies.clone(), table, wake, cores, stats);
+            let deliver = async {
+                worker.run(effects, leaving, end).await;
+                bodies.hand_over(HAND_OVER_TIME).await;
+                // The store ends last: it has to hear of the last deliveries.
+                delivered.drain(Duration::ZERO).await;
+            };
+            tokio::join!(deliver, bodies_running.run(async move { ended.signaled().await }));
         };
         let settle = async {
             let mut role = store.role();
@@ -175,7 +203,7 @@ impl Transport for NoPeers {
 }
 
 /// The store as metrics show it.
-pub(super) struct Shown(pub(super) Store);
+pub(super) struct Shown(pub(super) Store, pub(super) Bodies);
 
 impl Stored for Shown {
     fn queues(&self) -> Vec<QueueDepths> {
@@ -193,6 +221,10 @@ impl Stored for Shown {
             failed_attempts: queue.totals.failed_attempts,
         };
         self.0.queues().into_iter().map(depths).collect()
+    }
+
+    fn bodies(&self) -> BodyState {
+        self.1.state()
     }
 
     fn oldest_ready(&self) -> Vec<(FunctionId, Duration)> {

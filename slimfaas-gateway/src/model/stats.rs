@@ -104,6 +104,21 @@ pub struct StoreState {
     pub commands: u64,
 }
 
+/// Bodies that are files, on this node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BodyState {
+    pub files: u64,
+    pub bytes: u64,
+    /// Of stored requests, and not here.
+    pub missing: u64,
+    pub stored: u64,
+    /// Uploads that did not become a stored request, by reason.
+    pub refused: Vec<(&'static str, u64)>,
+    pub repaired: u64,
+    pub damaged: u64,
+    pub swept: u64,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

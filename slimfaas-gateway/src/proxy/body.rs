@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
+use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
@@ -10,6 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
+use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::time::Sleep;
 
 use crate::clock::{self, Instant};
@@ -72,6 +74,8 @@ pub enum BodyFault {
     TooSlow,
     #[error("the client closed the connection within its body")]
     Client(#[source] hyper::Error),
+    #[error("the stored body cannot be read")]
+    Stored(#[source] io::Error),
 }
 
 impl BodyFault {
@@ -84,7 +88,8 @@ impl BodyFault {
         match self {
             Self::TooLarge(limit) => FaultKind::TooLarge(*limit),
             Self::TooSlow => FaultKind::TooSlow,
-            Self::Client(_) => FaultKind::Client,
+            // Whoever delivers it has no client.
+            Self::Client(_) | Self::Stored(_) => FaultKind::Client,
         }
     }
 }
@@ -110,8 +115,9 @@ pub struct BodyLimits {
 
 /// A client's body on its way to the function.
 pub struct RequestBody {
-    /// `None`: everything has been read ahead.
+    /// `None`: everything has been read ahead, or is in a file.
     incoming: Option<Incoming>,
+    stored: Option<Box<Stored>>,
     /// Read already, and still to be sent.
     ahead: VecDeque<Bytes>,
     /// Trailers that were met while reading ahead.
@@ -133,26 +139,46 @@ struct Pace {
 impl RequestBody {
     pub fn new(incoming: Incoming, limits: BodyLimits) -> Self {
         let incoming = Some(incoming);
-        Self { incoming, ahead: VecDeque::new(), trailers: None, limits, read: 0, pace: None, note: None }
+        Self { incoming, stored: None, ahead: VecDeque::new(), trailers: None, limits, read: 0, pace: None, note: None }
     }
 
     /// A body that is here already.
     pub(super) fn of(bytes: Bytes) -> Self {
         let limits = BodyLimits { bytes: u64::MAX, bytes_per_second: 0, grace: Duration::MAX };
         let ahead = if bytes.is_empty() { VecDeque::new() } else { VecDeque::from([bytes]) };
-        Self { incoming: None, ahead, trailers: None, limits, read: 0, pace: None, note: None }
+        Self { incoming: None, stored: None, ahead, trailers: None, limits, read: 0, pace: None, note: None }
     }
 
-    /// Reads all of it into one piece; its limits bound the memory.
-    pub(super) async fn whole(mut self) -> Result<Bytes, BodyFault> {
-        while let Some(frame) = poll_fn(|cx| self.poll_incoming(cx)).await.transpose()? {
-            // Trailers end a body; there is no place for them in a stored one.
-            self.ahead.extend(frame.into_data().ok());
+    /// A body that is in a file, of which this is the beginning.
+    pub(super) fn stored(file: std::fs::File, bytes: u64) -> Self {
+        Self { stored: Some(Box::new(Stored::new(file, bytes))), ..Self::of(Bytes::new()) }
+    }
+
+    /// Reads all of it into one piece, unless it has more than `limit` bytes: then what was read is ahead.
+    pub(super) async fn whole_within(mut self, limit: usize) -> Result<Result<Bytes, Self>, BodyFault> {
+        let mut read = 0;
+        // Trailers end a body; there is no place for them in a stored one.
+        while let Some(data) = poll_fn(|cx| self.poll_incoming(cx)).await.transpose()?.map(Frame::into_data) {
+            let Ok(data) = data else { continue };
+            read += data.len();
+            self.ahead.push_back(data);
+            if read > limit {
+                return Ok(Err(self));
+            }
         }
         if self.ahead.len() == 1 {
-            return Ok(self.ahead.pop_front().unwrap_or_default());
+            return Ok(Ok(self.ahead.pop_front().unwrap_or_default()));
         }
-        Ok(Bytes::from(self.ahead.iter().flatten().copied().collect::<Vec<u8>>()))
+        Ok(Ok(Bytes::from(self.ahead.iter().flatten().copied().collect::<Vec<u8>>())))
+    }
+
+    /// What comes next; `None` at the end, whether there are trailers or not.
+    pub(super) async fn next_data(&mut self) -> Result<Option<Bytes>, BodyFault> {
+        if let Some(data) = self.ahead.pop_front() {
+            return Ok(Some(data));
+        }
+        let frame = poll_fn(|cx| self.poll_incoming(cx)).await.transpose()?;
+        Ok(frame.and_then(|frame| frame.into_data().ok()))
     }
 
     /// Will hold the fault that ends the body, if one does.
@@ -186,10 +212,11 @@ impl RequestBody {
 
     /// A second copy of a body that is empty, or has been read ahead to its end.
     pub(super) fn again(&self) -> Self {
-        let is_whole = self.incoming.as_ref().is_none_or(HttpBody::is_end_stream);
+        let is_whole = self.incoming.as_ref().is_none_or(HttpBody::is_end_stream) && self.stored.is_none();
         debug_assert!(is_whole, "only a whole body can be repeated");
         Self {
             incoming: None,
+            stored: None,
             ahead: self.ahead.clone(),
             trailers: None,
             limits: self.limits,
@@ -222,7 +249,10 @@ impl RequestBody {
     }
 
     fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFault>>> {
-        let Some(incoming) = &mut self.incoming else { return Poll::Ready(None) };
+        let Some(incoming) = &mut self.incoming else {
+            let Some(stored) = &mut self.stored else { return Poll::Ready(None) };
+            return stored.poll(cx).map(|data| data.map(|data| data.map(Frame::data).map_err(BodyFault::Stored)));
+        };
         match Pin::new(incoming).poll_frame(cx) {
             Poll::Pending => self.poll_too_slow(cx).map(|fault| Some(Err(fault))),
             Poll::Ready(Some(Ok(frame))) => {
@@ -246,6 +276,41 @@ impl RequestBody {
     }
 }
 
+/// The rest of a body in a file.
+struct Stored {
+    file: tokio::fs::File,
+    left: u64,
+    buffer: Vec<u8>,
+}
+
+/// What is read from a file at once: little enough for a thousand deliveries.
+const READ_BYTES: usize = 64 << 10;
+
+impl Stored {
+    fn new(file: std::fs::File, left: u64) -> Self {
+        let mut file = tokio::fs::File::from_std(file);
+        file.set_max_buf_size(READ_BYTES);
+        Self { file, left, buffer: Vec::new() }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
+        let wanted = usize::try_from(self.left).unwrap_or(READ_BYTES).min(READ_BYTES);
+        if wanted == 0 {
+            return Poll::Ready(None);
+        }
+        self.buffer.resize(wanted, 0);
+        let mut buffer = ReadBuf::new(&mut self.buffer);
+        ready!(Pin::new(&mut self.file).poll_read(cx, &mut buffer))?;
+        let read = buffer.filled().len();
+        if read == 0 {
+            return Poll::Ready(Some(Err(io::ErrorKind::UnexpectedEof.into())));
+        }
+        self.left -= read as u64;
+        self.buffer.truncate(read);
+        Poll::Ready(Some(Ok(std::mem::take(&mut self.buffer).into())))
+    }
+}
+
 impl HttpBody for RequestBody {
     type Data = Bytes;
     type Error = BodyFault;
@@ -266,7 +331,10 @@ impl HttpBody for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.ahead.is_empty() && self.trailers.is_none() && self.incoming.as_ref().is_none_or(HttpBody::is_end_stream)
+        self.ahead.is_empty()
+            && self.trailers.is_none()
+            && self.incoming.as_ref().is_none_or(HttpBody::is_end_stream)
+            && self.stored.as_ref().is_none_or(|stored| stored.left == 0)
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -274,7 +342,41 @@ impl HttpBody for RequestBody {
             Some(incoming) if self.ahead.is_empty() => incoming.size_hint(),
             // The head says how long the whole is, if anybody knows.
             Some(_) => SizeHint::default(),
-            None => SizeHint::with_exact(self.ahead.iter().map(|data| data.len() as u64).sum()),
+            None => {
+                let ahead: u64 = self.ahead.iter().map(|data| data.len() as u64).sum();
+                SizeHint::with_exact(ahead + self.stored.as_ref().map_or(0, |stored| stored.left))
+            }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Seek as _, Write as _};
+
+    use http_body_util::BodyExt as _;
+
+    use super::*;
+
+    fn file(bytes: &[u8]) -> std::fs::File {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(bytes).unwrap();
+        file.rewind().unwrap();
+        file
+    }
+
+    #[tokio::test]
+    async fn a_file_is_a_body_of_known_length() {
+        let bytes = vec![7; 3 * READ_BYTES + 1];
+        let body = RequestBody::stored(file(&bytes), bytes.len() as u64);
+        assert_eq!((body.size_hint().exact(), body.is_end_stream()), (Some(bytes.len() as u64), false));
+        assert_eq!(body.collect().await.unwrap().to_bytes(), bytes);
+        assert!(RequestBody::stored(file(b""), 0).is_end_stream());
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_too_short_breaks_the_body_off() {
+        let body = RequestBody::stored(file(b"short"), 9);
+        assert!(matches!(body.collect().await, Err(BodyFault::Stored(_))));
     }
 }

@@ -20,11 +20,21 @@ use crate::proxy::upstream::{self, Failure, Outbound};
 pub struct Delivery {
     pub function: FunctionId,
     pub head: request::Parts,
-    pub body: Bytes,
+    pub body: Content,
     /// For the whole attempt.
     pub timeout: Duration,
     /// Dropped without an answer: the core has ended.
     pub report: oneshot::Sender<Delivered>,
+}
+
+/// A stored body.
+pub enum Content {
+    Whole(Bytes),
+    /// So many bytes from where the file is now.
+    File {
+        file: std::fs::File,
+        bytes: u64,
+    },
 }
 
 /// How an attempt ended.
@@ -58,7 +68,11 @@ pub(super) async fn run(core: std::rc::Rc<Core>, mut deliveries: Deliveries, dra
         let (core, mut drain) = (std::rc::Rc::clone(&core), drain.clone());
         tokio::task::spawn_local(async move {
             let Delivery { function, head, body, timeout, report } = delivery;
-            let outbound = Outbound::new(head, RequestBody::of(body));
+            let body = match body {
+                Content::Whole(bytes) => RequestBody::of(bytes),
+                Content::File { file, bytes } => RequestBody::stored(file, bytes),
+            };
+            let outbound = Outbound::new(head, body);
             let attempt = tokio::time::timeout(timeout, attempt(&core, &function, outbound, timeout));
             let delivered = tokio::select! {
                 biased; // what has ended has ended

@@ -39,6 +39,8 @@ pub enum Rejection {
     QueueFull {
         limit: &'static str,
     },
+    /// The disk for stored requests is nearly full, here or on too many gateway nodes.
+    StorageFull,
     /// Nothing is stored at present: no majority of gateway nodes is up, or this gateway has no store.
     QueueUnavailable,
     /// The function went away while the request waited.
@@ -70,6 +72,7 @@ impl Rejection {
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::QueueFull { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::StorageFull => StatusCode::INSUFFICIENT_STORAGE,
             // The original answers 503 to everything that keeps a request from its function; clients rely on it.
             Self::TooManyWaiting { .. }
             | Self::WakeTimeout { .. }
@@ -93,6 +96,7 @@ impl Rejection {
             | Self::WakeTimeout { .. }
             | Self::SlotTimeout { .. }
             | Self::QueueFull { .. }
+            | Self::StorageFull
             | Self::QueueUnavailable
             | Self::FunctionRemoved => Side::Gateway,
             Self::ConnectFailed | Self::ResponseTimeout { .. } | Self::ResponseFailed => Side::Function,
@@ -111,6 +115,7 @@ impl Rejection {
             Self::WakeTimeout { .. } => "wake-timeout",
             Self::SlotTimeout { .. } => "slot-timeout",
             Self::QueueFull { .. } => "queue-full",
+            Self::StorageFull => "storage-full",
             Self::QueueUnavailable => "queue-unavailable",
             Self::FunctionRemoved => "function-removed",
             Self::ConnectFailed => "connect-failed",
@@ -132,6 +137,7 @@ impl Rejection {
                 format!("every parallel request that the function allows stayed in use for {after:?}")
             }
             Self::QueueFull { limit } => format!("too many requests are stored already: the limit is {limit}"),
+            Self::StorageFull => "the disk for stored requests is nearly full".to_owned(),
             Self::QueueUnavailable => "requests cannot be stored at present".to_owned(),
             Self::FunctionRemoved => "the function was removed while the request waited".to_owned(),
             Self::ConnectFailed => "no replica of the function accepts connections".to_owned(),
@@ -147,6 +153,8 @@ impl Rejection {
             | Self::WakeTimeout { .. }
             | Self::SlotTimeout { .. }
             | Self::QueueFull { .. } => Some(5),
+            // Until somebody makes room, or what is stored was delivered.
+            Self::StorageFull => Some(30),
             Self::QueueUnavailable
             | Self::FunctionRemoved
             | Self::ConnectFailed

@@ -82,7 +82,7 @@ impl Default for Limits {
             total_elements: 4_000_000,
             total_bytes: 8 << 30,
             dead_elements: 10_000,
-            dead_bytes: 256 << 20,
+            dead_bytes: 1 << 30,
             dead_age_ms: 7 * 24 * 3600 * 1000,
         }
     }

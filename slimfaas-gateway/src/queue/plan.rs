@@ -18,6 +18,7 @@ use super::codec::{Reader, Writer};
 use super::command::{Command, Effect, Enqueue, Limit, Limits, Reply};
 use super::element::{Element, ElementId, End, Phase};
 use super::function::FunctionQueue;
+use super::request::BodyFile;
 use super::tables::{Reading, Result, Table, TableError, Tables};
 use crate::model::function::FunctionId;
 
@@ -189,6 +190,11 @@ impl Queue {
         self.function_mut(function)?.totals.enqueued += 1;
         self.elements += 1;
         self.bytes += bytes;
+        if let Some(file) = enqueue.body_file {
+            let mut row = Writer::default();
+            file.write(&mut row);
+            step.tables.put(Table::Bodies, &enqueue.id.0, &row.0)?;
+        }
         let mut element = Element {
             phase: Phase::Ready,
             request: enqueue.place,
@@ -342,6 +348,14 @@ pub fn request(tables: &impl Reading, id: ElementId, element: &Element) -> Resul
 pub fn element(tables: &impl Reading, id: ElementId) -> Result<Option<Element>> {
     let Some(bytes) = tables.value(Table::Elements, &id.0)? else { return Ok(None) };
     Element::decode(bytes).map(Some).map_err(TableError::undecodable(Table::Elements, &id.0))
+}
+
+/// The first element from `from` on, by id, whose body is a file.
+pub fn body_from(tables: &impl Reading, from: &[u8]) -> Result<Option<(ElementId, BodyFile)>> {
+    let Some((key, value)) = tables.first(Table::Bodies, from)? else { return Ok(None) };
+    let id = place::id_in(Table::Bodies, &key, &key)?;
+    let file = BodyFile::read(&mut Reader::new(value)).map_err(TableError::undecodable(Table::Bodies, &key))?;
+    Ok(Some((id, file)))
 }
 
 #[cfg(test)]

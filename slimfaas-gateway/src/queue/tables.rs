@@ -30,10 +30,12 @@ pub enum Table {
     Dead = 8,
     /// Peer, number of its batch → replies that it may not have received.
     Replies = 9,
+    /// Element → the file that is its body, for those that have one.
+    Bodies = 10,
 }
 
 impl Table {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Meta,
         Self::Functions,
         Self::Nodes,
@@ -44,6 +46,7 @@ impl Table {
         Self::Timers,
         Self::Dead,
         Self::Replies,
+        Self::Bodies,
     ];
 
     pub fn of(number: u8) -> Option<Self> {
@@ -63,6 +66,7 @@ impl Table {
             Self::Timers => "timers",
             Self::Dead => "dead",
             Self::Replies => "replies",
+            Self::Bodies => "bodies",
         }
     }
 }

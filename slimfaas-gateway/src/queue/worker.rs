@@ -11,13 +11,14 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use super::command::Command;
 use super::element::{ElementId, End};
-use super::request::{Body, StoredRequest};
+use super::request::{Body, BodyFile, StoredRequest};
+use crate::bodies::{Bodies, Missing};
 use crate::clock::{self, Tick};
 use crate::drain;
 use crate::model::function::FunctionId;
 use crate::model::spec::ParallelLimits;
 use crate::model::stats::AsyncStats;
-use crate::proxy::deliver::{Delivered, Delivery as Attempt};
+use crate::proxy::deliver::{Content, Delivered, Delivery as Attempt};
 use crate::proxy::enqueue::ELEMENT_ID;
 use crate::proxy::wake::Wake;
 use crate::store::{Delivery, Effect, Effects, Store, StoreError};
@@ -33,6 +34,13 @@ const PROPOSE_AGAIN: Duration = Duration::from_millis(100);
 /// Before an element is given back: the view of this node may be a moment behind that of the leader.
 const GIVE_BACK_AFTER: Duration = Duration::from_millis(50);
 
+/// What it takes to verify or to fetch a body is not taken from the function's time, up to this. Shorter than what the
+/// log grants an attempt beyond its timeout.
+const PREPARE_FREE: Duration = Duration::from_secs(10);
+
+/// Before an element is given back whose body is not to be had: other nodes may be restarting.
+const WITHOUT_BODY_PAUSE: Duration = Duration::from_secs(1);
+
 /// Least time between two looks at all queues; a busy log changes thousands of times a second.
 const LOOK_SPACING: Duration = Duration::from_millis(2);
 
@@ -45,6 +53,7 @@ const TRY_NUMBER: HeaderName = HeaderName::from_static("slimfaas-try-number");
 /// Runs on the control runtime; the calls themselves are made on the cores.
 pub struct Worker {
     store: Store,
+    bodies: Bodies,
     table: Arc<Table>,
     wake: Arc<dyn Wake>,
     cores: Vec<mpsc::UnboundedSender<Attempt>>,
@@ -61,6 +70,7 @@ impl Worker {
     /// `cores`: where deliveries are made, taking turns.
     pub fn new(
         store: Store,
+        bodies: Bodies,
         table: Arc<Table>,
         wake: Arc<dyn Wake>,
         cores: Vec<mpsc::UnboundedSender<Attempt>>,
@@ -68,6 +78,7 @@ impl Worker {
     ) -> Self {
         Self {
             store,
+            bodies,
             table,
             wake,
             cores,
@@ -133,51 +144,46 @@ impl Worker {
             Effect::RevokeAll => {
                 std::mem::take(&mut self.running).values().for_each(AbortHandle::abort);
             }
-            // Bodies lie in the log.
-            Effect::ReleaseBody { .. } => {}
+            Effect::ReleaseBody { element, .. } => self.bodies.release(element),
         }
     }
 
     fn deliver(&mut self, Delivery { assignment, request }: Delivery) {
         let (element, attempt) = (assignment.element, assignment.attempt);
-        let (report, reported) = oneshot::channel();
+        self.next_core = (self.next_core + 1) % self.cores.len().max(1);
+        let core = self.cores.get(self.next_core).cloned();
+        let timeout = Duration::from_millis(assignment.timeout_ms);
         let call = StoredRequest::decode(request).ok().and_then(|stored| head_and_body(stored, &assignment));
-        let unsent = match call {
-            Some((head, body)) => {
-                let timeout = Duration::from_millis(assignment.timeout_ms);
-                let call = Attempt { function: assignment.function, head, body, timeout, report };
-                self.next_core = (self.next_core + 1) % self.cores.len().max(1);
-                self.cores.get(self.next_core).is_none_or(|core| core.send(call).is_err())
-            }
-            // Nothing could ever make it a request again.
-            None => {
-                drop(report.send(Delivered::Failed("the stored request cannot be read".to_owned())));
-                false
-            }
-        };
         if assignment.try_number == 1 {
             let waited = clock::unix_millis().saturating_sub(assignment.enqueued_ms);
             self.stats.waited.record(Duration::from_millis(waited));
         }
-        if unsent {
-            tracing::debug!(%element, "this node is ending: another one delivers");
-        }
-        let (store, stats, began) = (self.store.clone(), Arc::clone(&self.stats), clock::now());
-        let task = self.attempts.spawn(async move {
-            let reported = reported.await;
-            count(&stats, clock::now().saturating_duration_since(began), reported.as_ref().ok());
-            let end = match reported {
-                Ok(Delivered::Status(status)) => End::Status(status),
-                Ok(Delivered::TimedOut) => End::TimedOut,
-                Ok(Delivered::Failed(error)) => End::Failed(error),
-                Ok(Delivered::Unsent) | Err(_) => {
-                    tokio::time::sleep(GIVE_BACK_AFTER).await;
-                    End::Returned
-                }
-            };
-            propose(&store, Command::Complete { element, attempt, end }).await;
-            (element, attempt)
-        });
+        let function = assignment.function;
+        let (store, stats, bodies) = (self.store.clone(), Arc::clone(&self.stats), self.bodies.clone());
+        let task = match call {
+            // Sent at once: calls begin in the order in which the log assigned them.
+            Some((head, Body::Inline(body))) => {
+                let reported = send(core.as_ref(), function, head, Content::Whole(body), timeout);
+                self.attempts.spawn(async move {
+                    let end = ended(&stats, reported).await;
+                    conclude(&store, element, attempt, end).await
+                })
+            }
+            Some((head, Body::File(file))) => self.attempts.spawn(async move {
+                let end = match open(&bodies, element, file, timeout).await {
+                    Ok((content, timeout)) => {
+                        ended(&stats, send(core.as_ref(), function, head, content, timeout)).await
+                    }
+                    Err(end) => end,
+                };
+                conclude(&store, element, attempt, end).await
+            }),
+            // Nothing could ever make it a request again.
+            None => self.attempts.spawn(async move {
+                let end = End::Failed("the stored request cannot be read".to_owned());
+                conclude(&store, element, attempt, end).await
+            }),
+        };
         self.running.insert((element, attempt), task);
     }
 
@@ -236,6 +242,68 @@ impl Worker {
     }
 }
 
+/// Has a core make the call.
+fn send(
+    core: Option<&mpsc::UnboundedSender<Attempt>>,
+    function: FunctionId,
+    head: request::Parts,
+    body: Content,
+    timeout: Duration,
+) -> oneshot::Receiver<Delivered> {
+    let (report, reported) = oneshot::channel();
+    let call = Attempt { function, head, body, timeout, report };
+    if core.is_none_or(|core| core.send(call).is_err()) {
+        tracing::debug!("this node is ending: another one delivers");
+    }
+    reported
+}
+
+/// The body of an attempt, and what is left of its time.
+async fn open(
+    bodies: &Bodies,
+    element: ElementId,
+    file: BodyFile,
+    timeout: Duration,
+) -> Result<(Content, Duration), End> {
+    let began = clock::now();
+    let failure = match tokio::time::timeout(timeout, bodies.open_file(element, file)).await {
+        Ok(Ok(opened)) => {
+            // The log waits for an attempt a little longer than its timeout; what that allows is the function's.
+            let late = began.elapsed().saturating_sub(PREPARE_FREE);
+            return Ok((Content::File { file: opened, bytes: file.bytes }, timeout.saturating_sub(late)));
+        }
+        Ok(Err(Missing::Nowhere)) => {
+            tracing::error!(%element, "the body of a stored request is lost: no gateway node has it");
+            return Err(End::Failed(Missing::Nowhere.to_string()));
+        }
+        Ok(Err(failure)) => failure.to_string(),
+        Err(_elapsed) => "it took too long to fetch it".to_owned(),
+    };
+    tracing::warn!(%element, %failure, "the body of a stored request is not to be had here and now: another try follows");
+    tokio::time::sleep(WITHOUT_BODY_PAUSE).await;
+    Err(End::Returned)
+}
+
+async fn ended(stats: &AsyncStats, reported: oneshot::Receiver<Delivered>) -> End {
+    let began = clock::now();
+    let reported = reported.await;
+    count(stats, clock::now().saturating_duration_since(began), reported.as_ref().ok());
+    match reported {
+        Ok(Delivered::Status(status)) => End::Status(status),
+        Ok(Delivered::TimedOut) => End::TimedOut,
+        Ok(Delivered::Failed(error)) => End::Failed(error),
+        Ok(Delivered::Unsent) | Err(_) => {
+            tokio::time::sleep(GIVE_BACK_AFTER).await;
+            End::Returned
+        }
+    }
+}
+
+async fn conclude(store: &Store, element: ElementId, attempt: u32, end: End) -> (ElementId, u32) {
+    propose(store, Command::Complete { element, attempt, end }).await;
+    (element, attempt)
+}
+
 async fn signaled(watch: &mut Option<drain::Watch>) {
     match watch {
         Some(watch) => watch.signaled().await,
@@ -283,11 +351,7 @@ async fn propose_once(store: &Store, command: Command) {
 }
 
 /// The request as it is sent; `None` if it is none.
-fn head_and_body(
-    stored: StoredRequest,
-    assignment: &super::command::Assignment,
-) -> Option<(request::Parts, bytes::Bytes)> {
-    let Body::Inline(body) = stored.body else { return None };
+fn head_and_body(stored: StoredRequest, assignment: &super::command::Assignment) -> Option<(request::Parts, Body)> {
     let mut request = Request::builder().method(stored.method.as_str()).uri(stored.path_and_query).body(()).ok()?;
     let headers = request.headers_mut();
     for (name, value) in stored.headers {
@@ -297,5 +361,5 @@ fn head_and_body(
     headers.insert(ELEMENT_ID, HeaderValue::try_from(assignment.element.to_string()).ok()?);
     headers.insert(TRY_NUMBER, HeaderValue::from(assignment.try_number));
     headers.insert(LAST_TRY, HeaderValue::from_static(if assignment.is_last_try { "true" } else { "false" }));
-    Some((request.into_parts().0, body))
+    Some((request.into_parts().0, stored.body))
 }

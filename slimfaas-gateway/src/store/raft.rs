@@ -20,6 +20,7 @@ mod types;
 mod wire;
 mod writer;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -296,6 +297,14 @@ impl Node {
 
     pub(super) fn me(&self) -> PeerRun {
         *self.server.shared.me.borrow()
+    }
+
+    pub(super) fn voters(&self) -> BTreeMap<u64, String> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        let members = metrics.membership_config.membership();
+        let voter = |id: u64| members.get_node(&id).map(|member| (id, member.name.clone()));
+        members.voter_ids().filter_map(voter).collect()
     }
 
     pub(super) fn role(&self) -> watch::Receiver<Role> {

@@ -5,6 +5,7 @@
 //! What happens seldom goes through OpenTelemetry instruments.
 
 mod asynchronous;
+mod bodies;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,7 +23,7 @@ use prometheus::{Registry, TextEncoder};
 
 use crate::model::function::FunctionId;
 use crate::model::stats::{
-    AsyncStats, BUCKETS_MICROS, Durations, QueueDepths, STATUS_CLASSES, StatusCounts, StoreState,
+    AsyncStats, BUCKETS_MICROS, BodyState, Durations, QueueDepths, STATUS_CLASSES, StatusCounts, StoreState,
 };
 use crate::peer::Kind;
 use crate::peer::stats::{OUTCOMES, PeerStats};
@@ -242,6 +243,7 @@ pub trait Stored: Send + Sync + 'static {
     fn oldest_ready(&self) -> Vec<(FunctionId, Duration)>;
     /// Where this node leads: the others by name, and the log entries that they do not have yet.
     fn lags(&self) -> Vec<(Arc<str>, u64)>;
+    fn bodies(&self) -> BodyState;
 }
 
 struct StoreCollector {
@@ -264,7 +266,7 @@ impl Collector for StoreCollector {
             queues.iter().map(one).collect()
         };
         let number = |labels: &[(&str, &str)], value: u64| gauge(labels, i64::try_from(value).unwrap_or(i64::MAX));
-        vec![
+        let mut families = vec![
             gauges(
                 "slimfaas_function_queue_ready_items",
                 "Stored requests that wait for a slot of their function.",
@@ -310,7 +312,9 @@ impl Collector for StoreCollector {
             counters("slimfaas_store_commands_total", "Commands applied.", vec![counter(&[], state.commands)]),
             counters("slimfaas_store_syncs_total", "Syncs of the disk.", vec![counter(&[], state.syncs)]),
             counters("slimfaas_store_sync_seconds_total", "Time spent in them.", vec![seconds(&[], state.sync_time)]),
-        ]
+        ];
+        families.extend(bodies::families(&self.stored.bodies()));
+        families
     }
 }
 

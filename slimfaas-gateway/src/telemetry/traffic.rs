@@ -13,7 +13,7 @@ use crate::table::start::ColdStart;
 pub const METHODS: [&str; 8] = ["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS", "OTHER"];
 
 /// Reasons of `Rejection::name`, in a fixed order.
-pub const REASONS: [&str; 14] = [
+pub const REASONS: [&str; 15] = [
     "not-found",
     "method-not-allowed",
     "bad-request",
@@ -23,6 +23,7 @@ pub const REASONS: [&str; 14] = [
     "wake-timeout",
     "slot-timeout",
     "queue-full",
+    "storage-full",
     "queue-unavailable",
     "function-removed",
     "connect-failed",

@@ -90,7 +90,7 @@ fn what_cannot_be_taken_is_refused_before_it_is_read() -> Result<()> {
     let gateway = gateway(&backend, &folder, &retries(&[]))?;
     assert_eq!(client::call(gateway.address, "POST", "/async-function/unknown/x")?.status, 404);
     assert_eq!(client::call(gateway.address, "TRACE", "/async-function/f/x")?.status, 405);
-    let too_long = "POST /async-function/f/x HTTP/1.1\r\nHost: h\r\nContent-Length: 196609\r\n\r\n";
+    let too_long = "POST /async-function/f/x HTTP/1.1\r\nHost: h\r\nContent-Length: 1073741825\r\n\r\n";
     assert_eq!(client::request(gateway.address, too_long)?.status, 413);
     let exact = vec![b'x'; 192 * 1024];
     element(&client::post(gateway.address, "/async-function/f/x", &exact)?)?;

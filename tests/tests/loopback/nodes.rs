@@ -19,26 +19,26 @@ const KEY: &str = "loopback-loopback-loopback-loopback";
 
 const CALL: &str = "/async-function/f/x";
 
-/// Three gateways in front of `backend`, each with a folder in `scratch`.
-struct Nodes<'a> {
-    backend: &'a Backend,
+/// Three gateways in front of `function`, each with a folder in `scratch`.
+pub(super) struct Nodes<'a> {
+    function: SocketAddr,
     scratch: &'a Scratch,
     peers: String,
 }
 
 impl<'a> Nodes<'a> {
-    fn new(backend: &'a Backend, scratch: &'a Scratch) -> Result<Self> {
+    pub(super) fn new(function: SocketAddr, scratch: &'a Scratch) -> Result<Self> {
         std::fs::write(scratch.path().join("key"), KEY)?;
         let first = claim_ports(3)?;
         let peer = |node: u16| format!("slimfaas-{node}={}", loopback(first + node));
-        Ok(Self { backend, scratch, peers: [0, 1, 2].map(peer).join(",") })
+        Ok(Self { function, scratch, peers: [0, 1, 2].map(peer).join(",") })
     }
 
-    fn start(&self, node: u16) -> Result<Gateway> {
+    pub(super) fn start(&self, node: u16) -> Result<Gateway> {
         let peer_port = self.peers.split(',').nth(usize::from(node)).and_then(|peer| peer.rsplit(':').next());
         let retries = json!({"DefaultAsync": {"HttpTimeout": 5, "TimeoutRetries": [1, 1, 1]}}).to_string();
         Fixed::new()
-            .function("f", format!("http://{}", self.backend.address), &json!({"SlimFaas/Configuration": retries}))
+            .function("f", format!("http://{}", self.function), &json!({"SlimFaas/Configuration": retries}))
             .set("SlimFaas__Hostname", format!("slimfaas-{node}"))
             .set("SlimFaas__Peer__Nodes", &self.peers)
             .set("SlimFaas__Peer__Port", peer_port.context("a peer port")?)
@@ -52,7 +52,7 @@ fn wait_ready(gateway: &Gateway) -> Result<()> {
     eventually("ready", LIMIT, || Ok((gateway.get("/ready")?.status == 200).then_some(())))
 }
 
-fn wait_voters(gateway: &Gateway, voters: u64) -> Result<()> {
+pub(super) fn wait_voters(gateway: &Gateway, voters: u64) -> Result<()> {
     let seen = eventually(&format!("{voters} voters"), LIMIT, || {
         Ok((gateway.metric("slimfaas_store_voters", &[])? == voters).then_some(()))
     });
@@ -79,7 +79,7 @@ fn delivered(backend: &Backend) -> BTreeSet<String> {
 #[test]
 fn what_one_of_three_accepts_is_delivered_though_it_dies() -> Result<()> {
     let (backend, scratch) = (Backend::start(|_| ok("done"))?, Scratch::new("nodes")?);
-    let nodes = Nodes::new(&backend, &scratch)?;
+    let nodes = Nodes::new(backend.address, &scratch)?;
     let mut gateways = [0, 1, 2].map(|node| nodes.start(node).map(Some));
     let running = |gateways: &[Result<Option<Gateway>>; 3]| -> Vec<SocketAddr> {
         gateways.iter().flatten().flatten().map(|gateway| gateway.address).collect()

@@ -91,6 +91,7 @@ const TABLE: &[Row] = &[
         "queue",
         &[
             "store",
+            "bodies",
             "table",
             "proxy::enqueue",
             "proxy::deliver",
@@ -100,6 +101,9 @@ const TABLE: &[Row] = &[
             "drain",
         ],
     ),
+    // Large bodies of what is stored. They read the store, and propose nothing.
+    row("bodies", &["peer", "store", "drain"]).and(QUEUE_CORES),
+    row("bodies::wire", &[]).and(QUEUE_CORES),
     row("queue::codec", &[]).and(QUEUE_CORES),
     row("queue::command", &[]).and(QUEUE_CORES),
     row("queue::element", &[]).and(QUEUE_CORES),
@@ -144,6 +148,7 @@ const SCALER_CORES: &[&str] =
 /// Decisions: values in, values out. They run the same on every node and in every simulation.
 const PURE: &[&[&str]] = &[
     &["model", "peer::digest", "peer::frame", "peer::inbox", "peer::outbox", "proxy::visibility"],
+    &["bodies::wire"],
     QUEUE_CORES,
     SCALER_CORES,
     STORE_CORES,
@@ -177,6 +182,7 @@ const OWNERS: &[(&str, &str)] = &[
     ("opentelemetry*", "telemetry"),
     ("prometheus", "telemetry"),
     ("redb", "store::raft"),
+    ("ring", "bodies::folder"),
     ("serde_saphyr", "cluster::local"),
     ("snow", "peer::noise"),
 ];

@@ -119,6 +119,8 @@ impl Draft {
                 total_bytes: 0,
                 dead_elements: 0,
                 dead_age: Duration::ZERO,
+                body_bytes: 0,
+                disk_reserve: 0,
             },
             admin_token_file: None,
             limits,

@@ -393,6 +393,25 @@ pub(super) const OPTIONS: &[Opt] = &[
         reads: Reads::Seconds(0..=366 * DAY_MS, |draft, time| draft.config.queue.dead_age = time),
     },
     Opt {
+        name: "SlimFaas__Queue__BodyBytes",
+        old: &[],
+        default: "1GiB",
+        doc: "The body of an asynchronous call; over it callers get 413. Bodies over 192 KiB are streamed to files, on \
+              every gateway node, and cost no memory. `SlimFaas__Limits__BodyBytes` holds too, and no body is larger \
+              than all bytes that a function may store.",
+        is_list: false,
+        reads: Reads::Bytes(192 * KIB..=1024 * TIB, |draft, n| draft.config.queue.body_bytes = n),
+    },
+    Opt {
+        name: "SlimFaas__Queue__DiskReserveBytes",
+        old: &[],
+        default: "256MiB",
+        doc: "Room on the store's disk that asynchronous calls leave free, for the log and for what was accepted; \
+              without it callers get 507.",
+        is_list: false,
+        reads: Reads::Bytes(0..=1024 * TIB, |draft, n| draft.config.queue.disk_reserve = n),
+    },
+    Opt {
         name: "SlimFaas__AdminTokenFile",
         old: &[],
         default: "",

@@ -67,6 +67,8 @@ fn the_defaults() {
             total_bytes: 8 << 30,
             dead_elements: 10_000,
             dead_age: Duration::from_secs(7 * 24 * 3600),
+            body_bytes: 1 << 30,
+            disk_reserve: 256 << 20,
         },
         admin_token_file: None,
         limits,
@@ -102,6 +104,8 @@ fn every_field_has_an_option() {
             total_bytes: 1,
             dead_elements: 1,
             dead_age: second,
+            body_bytes: 1,
+            disk_reserve: 1,
         },
         admin_token_file: None,
         limits: Limits {

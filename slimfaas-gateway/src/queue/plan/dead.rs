@@ -30,7 +30,8 @@ impl Queue {
 
     fn has_too_many_dead(&self, function: u64) -> bool {
         let limits = &self.limits;
-        let exceeds = |dead: u64, bytes: u64| dead > limits.dead_elements || bytes > limits.dead_bytes;
+        // One whose body alone exceeds the limit is kept all the same, until another one dies.
+        let exceeds = |dead: u64, bytes: u64| dead > limits.dead_elements || dead > 1 && bytes > limits.dead_bytes;
         self.functions.get(&function).is_some_and(|queue| exceeds(queue.dead, queue.dead_bytes))
     }
 

@@ -71,6 +71,7 @@ impl Queue {
         self.elements -= 1;
         self.bytes -= element.bytes;
         if let Some(file) = element.body_file {
+            step.tables.remove(Table::Bodies, &id.0)?;
             step.effects.push(Effect::BodyReleased { element: id, file });
         }
         Ok(())

@@ -296,11 +296,16 @@ fn check_rows(machine: &Machine) {
             Phase::Dead { order, .. } => expected.put(Table::Dead, &pair(element.function, order), key).unwrap(),
             Phase::Accepted { .. } | Phase::Waiting => {}
         }
+        if let Some(file) = element.body_file {
+            let mut row = Writer::default();
+            file.write(&mut row);
+            expected.put(Table::Bodies, key, &row.0).unwrap();
+        }
         if let Some(time) = element.timer_ms {
             expected.put(Table::Timers, &pair(time, element.order), key).unwrap();
         }
     }
-    for table in [Table::Ready, Table::Held, Table::Dead, Table::Timers] {
+    for table in [Table::Ready, Table::Held, Table::Dead, Table::Timers, Table::Bodies] {
         let of = |tables: &MemoryTables| {
             let rows = tables.rows().filter(|(of, ..)| *of == table);
             rows.map(|(_, key, value)| (key.to_vec(), value.clone())).collect::<Vec<_>>()

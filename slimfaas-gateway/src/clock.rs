@@ -1,5 +1,6 @@
 //! The only place that reads a clock, so that a simulation can replace it and pure code never needs one.
 
+use std::cell::Cell;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -23,7 +24,20 @@ pub async fn until(instant: Option<Instant>) {
 /// Wall-clock time, for schedules and for people; never for durations.
 #[expect(clippy::disallowed_methods, reason = "this is the one caller")]
 pub fn utc() -> DateTime<Utc> {
-    Utc::now()
+    match SIMULATED.get() {
+        Some((at, shown)) => shown + now().saturating_duration_since(at),
+        None => Utc::now(),
+    }
+}
+
+thread_local! {
+    static SIMULATED: Cell<Option<(Instant, DateTime<Utc>)>> = const { Cell::new(None) };
+}
+
+/// For simulations, which run on one thread: there the wall clock shows `shown` at the instant `at`, and goes on from it
+/// with the monotonic clock.
+pub fn simulate_utc(at: Instant, shown: DateTime<Utc>) {
+    SIMULATED.set(Some((at, shown)));
 }
 
 /// Wall-clock time in milliseconds since 1970, for ids and for what is shown to people.

@@ -18,7 +18,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 
-pub use self::raft::{Counters, DiskWriter, Entropy, StorageBackend};
+pub use self::raft::{Counters, DiskPace, DiskWriter, Entropy, StorageBackend};
 use self::transport::Transport;
 use crate::model::function::FunctionId;
 use crate::model::peer::Peer;
@@ -237,6 +237,11 @@ impl Store {
         let more = (rows.len() > max).then(|| rows.pop()).flatten();
         let next = more.map(|(order, _)| order);
         Ok((rows.into_iter().map(|(_, found)| found).collect(), next))
+    }
+
+    /// Everything that was applied, at one moment: what [`Store::applied`] shows then.
+    pub fn state(&self) -> Result<impl Reading + use<>, StoreError> {
+        self.node.image()
     }
 
     /// This process, as assignments name it.

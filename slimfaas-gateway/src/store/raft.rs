@@ -34,7 +34,7 @@ use self::database::StateImage;
 pub use self::database::StorageBackend;
 use self::links::{Links, kind};
 use self::network::Network;
-pub use self::open::DiskWriter;
+pub use self::open::{DiskPace, DiskWriter};
 use self::open::Opened;
 use self::proposer::{Fate, Proposal, Way};
 use self::serve::Server;
@@ -80,6 +80,7 @@ pub(super) struct Loops {
     founding: found::Founding,
     log_bytes: u64,
     thread: Option<std::thread::JoinHandle<()>>,
+    disk: JoinSet<()>,
 }
 
 pub(super) async fn open(options: Options) -> Result<(Node, Loops, mpsc::UnboundedReceiver<Effect>), StoreError> {
@@ -97,7 +98,7 @@ pub(super) async fn open(options: Options) -> Result<(Node, Loops, mpsc::Unbound
     let (effects, effects_out) = mpsc::unbounded_channel();
     let opened =
         open::open(database, &options.name, options.writer, effects, mark).map_err(|error| unopened(&error))?;
-    let Opened { log, machine, shared, disk, database, thread, node, cluster } = opened;
+    let Opened { log, machine, shared, disk, database, thread, task, node, cluster } = opened;
     let links = Arc::new(Links::new(options.transport, options.peers, node, options.name, cluster));
     let network = Network { links: Arc::clone(&links), shared: Arc::clone(&shared) };
     let config = Arc::new(config());
@@ -117,7 +118,7 @@ pub(super) async fn open(options: Options) -> Result<(Node, Loops, mpsc::Unbound
     };
     let node = Node { raft, way, server, proposals: propose, database, role: watch::Sender::new(Role::default()) };
     let founding = found::Founding { listed_after: options.found_after, lost: aside };
-    let loops = Loops { proposals, submissions, founding, log_bytes: options.log_bytes, thread };
+    let loops = Loops { proposals, submissions, founding, log_bytes: options.log_bytes, thread, disk: task };
     Ok((node, loops, effects_out))
 }
 
@@ -165,7 +166,7 @@ impl Node {
         }
         tasks.shutdown().await;
         let _ended = self.raft.shutdown().await.is_ok();
-        drop(loops.thread);
+        drop((loops.thread, loops.disk));
     }
 
     #[cfg(test)]

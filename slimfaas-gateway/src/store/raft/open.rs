@@ -2,10 +2,12 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rand::RngCore;
 use redb::{Database, ReadableDatabase};
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
 use super::database::{self, LOG, LogContents, OpenState, RAFT, StateImage, failed, put_raft, raft_row, row};
 use super::log::{Found, Log};
@@ -29,19 +31,26 @@ pub(super) struct Opened {
     pub(super) shared: Arc<Shared>,
     pub(super) disk: Arc<Disk>,
     pub(super) database: Arc<Database>,
+    /// Ends when nobody can ask it to write any more.
     pub(super) thread: Option<std::thread::JoinHandle<()>>,
+    pub(super) task: JoinSet<()>,
     /// The node's identity in the cluster: as long as its disk lives.
     pub(super) node: u64,
     pub(super) cluster: Option<u64>,
 }
 
-/// Who writes: a thread, or whoever has something to write.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Who writes.
+#[derive(Clone)]
 pub enum DiskWriter {
     Thread,
-    /// Simulations have one thread.
+    /// Whoever has something to write.
     Inline,
+    /// What the thread does, as a task: simulations have one thread, and let the disk take simulated time.
+    Task(DiskPace),
 }
+
+/// How long the disk takes for its next sync.
+pub type DiskPace = Arc<dyn Fn() -> Duration + Send + Sync>;
 
 pub(super) fn open(
     database: Arc<Database>,
@@ -68,17 +77,20 @@ pub(super) fn open(
     shared.reached(state.queue.clock_ms());
     *lock(&shared.applied) = applied;
     let disk_writer = Writer::new(Arc::clone(&database), Arc::clone(&shared), state, generation, settled);
-    let (disk, thread) = match writer {
+    let (mut thread, mut task) = (None, JoinSet::new());
+    let disk = match writer {
         DiskWriter::Thread => {
-            let (disk, thread) = Disk::thread(disk_writer).map_err(failed)?;
-            (disk, Some(thread))
+            let (disk, running) = Disk::thread(disk_writer).map_err(failed)?;
+            thread = Some(running);
+            disk
         }
-        DiskWriter::Inline => (Disk::inline(disk_writer), None),
+        DiskWriter::Inline => Disk::inline(disk_writer),
+        DiskWriter::Task(pace) => Disk::task(disk_writer, pace, &mut task),
     };
     let disk = Arc::new(disk);
     let log = Log::new(Arc::clone(&database), Arc::clone(&disk), Arc::clone(&shared), node, found);
     let machine = Machine::new(Arc::clone(&database), Arc::clone(&disk), Arc::clone(&shared));
-    Ok(Opened { log, machine, shared, disk, database, thread, node, cluster })
+    Ok(Opened { log, machine, shared, disk, database, thread, task, node, cluster })
 }
 
 /// Makes what a new file lacks, refuses a file of another version, and removes what an interrupted snapshot left.

@@ -16,8 +16,10 @@ use bytes::Bytes;
 use openraft::storage::LogFlushed;
 use redb::{Database, Durability, WriteTransaction};
 use tokio::sync::oneshot;
+use tokio::task::JoinSet;
 
 use super::database::{self, LogContents, OpenState, failed, put_raft, row};
+use super::open::DiskPace;
 use super::shared::{Shared, lock};
 use super::types::{Answer, Entry, LogId, SnapshotMeta, StoredMembership, Types, Vote};
 use super::wire;
@@ -86,10 +88,11 @@ pub(super) struct StoredEntry {
     pub(super) bytes: Vec<u8>,
 }
 
-/// To the writer: a thread of its own, or the caller's for simulations.
+/// To the writer, as `DiskWriter` says.
 pub(super) enum Disk {
     Thread(mpsc::Sender<Job>),
     Inline(Box<Mutex<Writer>>),
+    Task(tokio::sync::mpsc::UnboundedSender<Job>),
 }
 
 /// The writer has stopped; what was asked is not done.
@@ -108,9 +111,16 @@ impl Disk {
         Self::Inline(Box::new(Mutex::new(writer)))
     }
 
+    pub(super) fn task(writer: Writer, pace: DiskPace, tasks: &mut JoinSet<()>) -> Self {
+        let (sender, jobs) = tokio::sync::mpsc::unbounded_channel();
+        tasks.spawn(writer.run_paced(jobs, pace));
+        Self::Task(sender)
+    }
+
     pub(super) fn submit(&self, job: Job) -> std::result::Result<(), Stopped> {
         match self {
             Self::Thread(sender) => sender.send(job).map_err(|_job| Stopped),
+            Self::Task(sender) => sender.send(job).map_err(|_job| Stopped),
             Self::Inline(writer) => {
                 if lock(writer).write(vec![job]) {
                     Ok(())
@@ -185,14 +195,30 @@ impl Writer {
                 Ok(None) => continue,
                 Err(Stopped) => return,
             };
-            let mut size = first.size();
-            let mut together = vec![first];
-            while size < TRANSACTION_BYTES {
-                let Ok(job) = jobs.try_recv() else { break };
-                size += job.size();
-                together.push(job);
+            if !self.write(together(first, || jobs.try_recv().ok())) {
+                return;
             }
-            if !self.write(together) {
+        }
+    }
+
+    /// As `run` does, on the time of the runtime.
+    async fn run_paced(mut self, mut jobs: tokio::sync::mpsc::UnboundedReceiver<Job>, pace: DiskPace) {
+        self.waits = true;
+        loop {
+            let next = match &self.unfinished {
+                None => Ok(jobs.recv().await),
+                Some(_) => tokio::time::timeout(READABLE_AFTER, jobs.recv()).await,
+            };
+            let jobs = match next {
+                Ok(Some(first)) => together(first, || jobs.try_recv().ok()),
+                Ok(None) => return,
+                Err(_elapsed) => Vec::new(),
+            };
+            if jobs.iter().any(Job::needs_sync) {
+                self.shared.set_writing(true);
+                tokio::time::sleep(pace()).await;
+            }
+            if !self.write(jobs) {
                 return;
             }
         }
@@ -384,6 +410,18 @@ impl Job {
             _ => 256,
         }
     }
+}
+
+/// What goes into one transaction.
+fn together(first: Job, mut next: impl FnMut() -> Option<Job>) -> Vec<Job> {
+    let mut size = first.size();
+    let mut together = vec![first];
+    while size < TRANSACTION_BYTES {
+        let Some(job) = next() else { break };
+        size += job.size();
+        together.push(job);
+    }
+    together
 }
 
 /// Applies that follow each other share their open tables.

@@ -1,0 +1,191 @@
+//! A disk in memory. A process that is killed leaves everything that it wrote; a machine that loses power leaves what
+//! was synced, and of the rest what luck has it, in any order and torn.
+
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use rand::Rng;
+use slimfaas_gateway::store::StorageBackend;
+
+use crate::dice::Dice;
+
+/// Disks write sectors of this size whole.
+const SECTOR: usize = 512;
+
+#[derive(Clone, Debug, Default)]
+pub struct Disk(Arc<Mutex<State>>);
+
+#[derive(Debug, Default)]
+struct State {
+    /// What was synced.
+    durable: Vec<u8>,
+    /// What the process sees.
+    present: Vec<u8>,
+    /// What was written since the last sync.
+    unsynced: Vec<Change>,
+    /// Its process is gone: whatever still holds the disk reads and writes nothing any more.
+    is_gone: bool,
+    /// A planted bug: syncs are acknowledged and do nothing.
+    ignores_syncs: bool,
+}
+
+#[derive(Clone, Debug)]
+enum Change {
+    Length(usize),
+    Bytes(usize, Vec<u8>),
+}
+
+/// How a node's process ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Crash {
+    /// As by `kill -9`: the kernel still writes what the process wrote.
+    Process,
+    /// What was not synced is gone.
+    Power,
+    /// Some of what was not synced is there, and some of that in parts.
+    TornPower,
+}
+
+impl Change {
+    fn make(&self, bytes: &mut Vec<u8>) {
+        match self {
+            Self::Length(length) => bytes.resize(*length, 0),
+            Self::Bytes(at, data) => {
+                let end = at + data.len();
+                if bytes.len() < end {
+                    bytes.resize(end, 0);
+                }
+                bytes[*at..end].copy_from_slice(data);
+            }
+        }
+    }
+}
+
+impl Disk {
+    /// A disk whose syncs do nothing.
+    pub fn lying() -> Self {
+        let disk = Self::default();
+        disk.state().ignores_syncs = true;
+        disk
+    }
+
+    /// The disk as the next process finds it. The former one can do nothing to it any more.
+    pub fn crash(&self, crash: Crash, dice: &Dice) -> Self {
+        let mut state = self.state();
+        state.is_gone = true;
+        let bytes = match crash {
+            Crash::Process => state.present.clone(),
+            Crash::Power => state.durable.clone(),
+            Crash::TornPower => torn(&state, dice),
+        };
+        let ignores_syncs = state.ignores_syncs;
+        let durable = if ignores_syncs { state.durable.clone() } else { bytes.clone() };
+        Self(Arc::new(Mutex::new(State { durable, present: bytes, ignores_syncs, ..State::default() })))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().expect("one thread, which does not panic here")
+    }
+}
+
+/// Lengths are kept: a file system without them would have lost the file, which redb's own format survives as well, but
+/// not with data behind the end.
+fn torn(state: &State, dice: &Dice) -> Vec<u8> {
+    let mut bytes = state.durable.clone();
+    for change in state.unsynced.iter().filter(|change| matches!(change, Change::Length(_))) {
+        change.make(&mut bytes);
+    }
+    // redb's cache decides the order of its writes: take it out of what the seed decides.
+    let mut writes: Vec<_> = state.unsynced.iter().enumerate().collect();
+    writes.sort_by_key(|(number, change)| match change {
+        Change::Length(length) => (*length, *number),
+        Change::Bytes(at, _) => (*at, *number),
+    });
+    for (_, change) in writes {
+        let Change::Bytes(at, data) = change else { continue };
+        if !dice.chance(0.5) {
+            continue;
+        }
+        let sectors = data.len().div_ceil(SECTOR);
+        let whole = dice.chance(0.7) || sectors < 2;
+        let kept = if whole { data.len() } else { dice.roll(|rng| rng.gen_range(1..sectors)) * SECTOR };
+        Change::Bytes(*at, data[..kept].to_vec()).make(&mut bytes);
+    }
+    bytes
+}
+
+impl State {
+    fn change(&mut self, change: Change) -> io::Result<()> {
+        self.working()?;
+        change.make(&mut self.present);
+        self.unsynced.push(change);
+        Ok(())
+    }
+
+    fn working(&self) -> io::Result<()> {
+        if self.is_gone { Err(io::Error::other("the process is gone")) } else { Ok(()) }
+    }
+}
+
+fn place(offset: u64) -> usize {
+    usize::try_from(offset).expect("simulated files are small")
+}
+
+impl StorageBackend for Disk {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.state().present.len() as u64)
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let state = self.state();
+        state.working()?;
+        let at = place(offset);
+        let bytes = state.present.get(at..at + out.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
+        out.copy_from_slice(bytes);
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.state().change(Change::Length(place(len)))
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        let mut state = self.state();
+        state.working()?;
+        if state.ignores_syncs {
+            return Ok(());
+        }
+        let unsynced = std::mem::take(&mut state.unsynced);
+        unsynced.iter().for_each(|change| change.make(&mut state.durable));
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.state().change(Change::Bytes(place(offset), data.to_vec()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_crash_leaves_what_it_says() {
+        let dice = Dice::new(1);
+        let disk = Disk::default();
+        disk.write(0, &[1; 1024]).unwrap();
+        disk.sync_data().unwrap();
+        disk.write(0, &[2; 1024]).unwrap();
+        let read = |disk: &Disk| {
+            let mut bytes = [0; 1024];
+            disk.read(0, &mut bytes).unwrap();
+            bytes
+        };
+        assert_eq!(read(&disk.crash(Crash::Process, &dice)), [2; 1024]);
+        assert_eq!(read(&disk.crash(Crash::Power, &dice)), [1; 1024]);
+        let left = (0..100).map(|_| read(&disk.crash(Crash::TornPower, &dice)));
+        let sectors: std::collections::BTreeSet<_> = left.map(|bytes| (bytes[0], bytes[1023])).collect();
+        assert_eq!(sectors, [(1, 1), (2, 1), (2, 2)].into());
+        assert!(disk.write(0, &[3]).is_err(), "a process that is gone writes nothing");
+    }
+}

@@ -1,0 +1,23 @@
+//! The production store and queue, tormented in a simulation: network, disks, clocks and processes are simulated, and one
+//! seed decides everything that happens.
+//!
+//! Each node is the real `Store` (openraft, redb, its writer) with the real queue worker, on a runtime and a paused clock
+//! of its own; what is simulated is what production code gets from outside: a `Transport`, a `StorageBackend`, the wall
+//! clock, the peers' list, the functions. A process that is killed is a runtime that is dropped.
+//!
+//! Invariant: the same seed gives the same trace. It needs `--cfg tokio_unstable`, which `cargo xtask sim` sets: without
+//! it tokio's `select!` cannot be seeded.
+
+mod dice;
+mod disk;
+pub mod faults;
+mod function;
+mod invariants;
+mod journal;
+mod network;
+mod node;
+mod oracle;
+pub mod run;
+mod trace;
+mod workload;
+mod world;

@@ -58,6 +58,9 @@ pub(super) enum CallError {
     /// It may have been served.
     #[error("{0}")]
     Unknown(String),
+    /// So may this one, though the peer says that it failed to.
+    #[error("{0}")]
+    Failed(String),
 }
 
 /// Why a peer does not serve a call. First byte of an answer; zero: it did.
@@ -148,7 +151,7 @@ impl Links {
             Some(1) => refused("is another node than before: waiting until the cluster says so"),
             Some(2) => refused("belongs to another cluster: remove its data, or take it out of this one"),
             Some(3) => refused("does not lead"),
-            _ => Err(CallError::Unknown(format!("peer at {address} failed to serve the call"))),
+            _ => Err(CallError::Failed(format!("peer at {address} failed to serve the call"))),
         }
     }
 }

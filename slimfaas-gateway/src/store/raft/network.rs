@@ -60,7 +60,8 @@ impl Link {
         let answer = self.network.links.call(self.node, &self.name, kind, body, timeout).await;
         match answer {
             Ok(answer) => Ok(Reader::new(answer)),
-            Err(error @ CallError::NotServed(_)) => Err(Unreachable::new(&error).into()),
+            // These may come at once, and openraft would repeat the call at once.
+            Err(error @ (CallError::NotServed(_) | CallError::Failed(_))) => Err(Unreachable::new(&error).into()),
             Err(error @ CallError::Unknown(_)) => Err(NetworkError::new(&error).into()),
         }
     }
@@ -129,7 +130,8 @@ impl Link {
         let Image::Stored(image) = &*snapshot.snapshot else {
             return Err(unreadable(AnyError::error("only a stored state is sent")));
         };
-        let failed = |error: CallError| StreamingError::Network(NetworkError::new(&error));
+        // Any other error would have openraft begin anew at once, again and again while the peer is away.
+        let failed = |error: CallError| StreamingError::Unreachable(Unreachable::new(&error));
         let (mut position, mut number) = (Position::start(), 0);
         loop {
             let (rows, next) =

@@ -125,7 +125,7 @@ impl Way {
                 Err(_malformed) => Attempt::Unknown,
             },
             Err(CallError::NotServed(_)) => Attempt::NotTaken,
-            Err(CallError::Unknown(_)) => Attempt::Unknown,
+            Err(CallError::Unknown(_) | CallError::Failed(_)) => Attempt::Unknown,
         }
     }
 

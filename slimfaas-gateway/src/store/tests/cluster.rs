@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -27,6 +28,8 @@ pub(crate) struct Net {
     cut: Mutex<BTreeSet<(SocketAddr, SocketAddr)>>,
     /// Calls arrive and their answers do not.
     mute: Mutex<BTreeSet<(SocketAddr, SocketAddr)>>,
+    /// Calls that carry a snapshot, made so far.
+    pub(crate) snapshot_calls: AtomicU64,
 }
 
 pub(crate) struct Port {
@@ -35,7 +38,10 @@ pub(crate) struct Port {
 }
 
 impl Transport for Port {
-    fn call(&self, to: SocketAddr, _lane: Lane, payload: Bytes, timeout: Duration) -> Calling<'_> {
+    fn call(&self, to: SocketAddr, lane: Lane, payload: Bytes, timeout: Duration) -> Calling<'_> {
+        if lane == Lane::Snapshot {
+            self.net.snapshot_calls.fetch_add(1, Ordering::Relaxed);
+        }
         Box::pin(async move {
             let store = self.net.served.lock().unwrap().get(&to).cloned();
             let is_cut = || self.net.cut.lock().unwrap().contains(&(self.at, to));

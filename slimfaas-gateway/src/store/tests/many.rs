@@ -1,6 +1,7 @@
 //! Several nodes: whatever happens to one of them, nothing that was acknowledged is lost.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::cluster::{Cluster, WAIT, budget, enqueue, function, id};
@@ -183,6 +184,11 @@ async fn a_node_that_was_away_for_long_gets_the_state_instead_of_the_log() {
         unreachable!("numbers do not end")
     };
     let last = tokio::time::timeout(3 * WAIT, enough).await.expect("the log's front is removed");
+    // Meanwhile the state is offered to it now and then, and not as fast as the leader can.
+    let offered = || cluster.net.snapshot_calls.load(Ordering::Relaxed);
+    let before = offered();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(offered() - before <= 20, "{} in a second", offered() - before);
     cluster.start("c").await;
     let store = cluster.store("c");
     store.catch_up(WAIT).await.unwrap();

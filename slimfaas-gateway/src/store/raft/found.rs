@@ -1,10 +1,13 @@
 //! How a node without a log comes to one: it founds a cluster, or waits to be taken into one.
 //!
 //! Two nodes must not both found one. A node founds only when nobody else is listed, or when all that are listed answer
-//! that they have no log either and its own name is the first of them.
+//! that they have no log either and its own name is the first of them. Lists may lag: two new nodes may each have one
+//! without the other. So a node reckons with those that ask it too; and once it founds, it says that it has a log. Of
+//! two nodes that found at the same time, one would have asked the other before or after the other's decision.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -23,6 +26,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// Listed peers that are not ready and do not answer are waited for this long: perhaps there is no place for them.
 const ABSENT_PATIENCE: Duration = Duration::from_secs(30);
+
+/// A node that asked so lately may found a cluster: several of its rounds.
+const GREETED_LATELY: Duration = Duration::from_secs(2);
 
 /// What a node without a log knows of one that is listed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,13 +70,22 @@ pub(super) async fn run(way: Way, disk: std::sync::Arc<Disk>, founding: Founding
         }
         let waited = clock::now().saturating_duration_since(began);
         let listed = way.links.peers.borrow().clone();
-        let others = look(&way.links, &listed, waited >= ABSENT_PATIENCE).await;
+        let mut others = look(&way.links, &listed, waited >= ABSENT_PATIENCE).await;
         let is_listed = !others.is_empty() || waited >= listed_after;
+        for (greeter, has_log) in way.links.greeters(GREETED_LATELY) {
+            let known = others.entry(greeter).or_insert(Other::HasNone);
+            // What it says of itself is newer than its silence.
+            *known = if has_log { Other::HasLog } else { *known };
+        }
         if !is_listed || !founds(&name, &others) {
             tokio::time::sleep(LOOK_EVERY).await;
             continue;
         }
-        let Some(lost) = &lost else { return found(&way, &disk, name).await };
+        let Some(lost) = &lost else {
+            // Nothing is waited for between the decision and this.
+            way.links.founding.store(true, Ordering::Release);
+            return found(&way, &disk, name).await;
+        };
         tracing::error!(
             file = %lost.display(),
             "this node's file was damaged, and no peer has its content: with a backup, put it there as store.redb; \
@@ -95,7 +110,7 @@ async fn lead_alone(way: &Way) {
 async fn look(links: &Links, listed: &[Peer], gives_up: bool) -> BTreeMap<String, Other> {
     let mut others = BTreeMap::new();
     for peer in listed.iter().filter(|peer| peer.name != links.name) {
-        let state = match hello(links, peer).await {
+        let state = match hello(links, peer, false).await {
             Some(hello) if hello.is_initialized => Other::HasLog,
             Some(_) => Other::HasNone,
             None if gives_up && !peer.ready => Other::Absent,

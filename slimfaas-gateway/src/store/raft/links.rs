@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -37,6 +37,10 @@ pub(super) struct Links {
     /// [`NOBODY`] until this node belongs to a cluster.
     cluster: AtomicU64,
     heard: Mutex<BTreeMap<u64, Instant>>,
+    /// Who said hello, when, and whether it had a log.
+    greeters: Mutex<BTreeMap<String, (Instant, bool)>>,
+    /// This node founds a cluster, so others are to wait for it.
+    pub(super) founding: AtomicBool,
 }
 
 const HEAD_BYTES: usize = 1 + 3 * 8;
@@ -82,7 +86,8 @@ impl Links {
         cluster: Option<u64>,
     ) -> Self {
         let cluster = AtomicU64::new(cluster.unwrap_or(NOBODY));
-        Self { transport, peers, node, name, cluster, heard: Mutex::default() }
+        let (heard, greeters, founding) = (Mutex::default(), Mutex::default(), AtomicBool::new(false));
+        Self { transport, peers, node, name, cluster, heard, greeters, founding }
     }
 
     pub(super) fn cluster(&self) -> u64 {
@@ -100,6 +105,18 @@ impl Links {
 
     pub(super) fn heard_at(&self, node: u64) -> Option<Instant> {
         lock(&self.heard).get(&node).copied()
+    }
+
+    pub(super) fn greeted(&self, name: String, has_log: bool) {
+        lock(&self.greeters).insert(name, (clock::now(), has_log));
+    }
+
+    /// Who said hello in the last so long, and whether it had a log.
+    pub(super) fn greeters(&self, within: Duration) -> Vec<(String, bool)> {
+        let now = clock::now();
+        let mut greeters = lock(&self.greeters);
+        greeters.retain(|_, (at, _)| now.saturating_duration_since(*at) <= within);
+        greeters.iter().map(|(name, (_, has_log))| (name.clone(), *has_log)).collect()
     }
 
     /// Where the peer with this name is now.

@@ -17,6 +17,7 @@ use super::serve::{Hello, leads, read_hello};
 use super::types::{Member, Types};
 use crate::clock::{self, Instant};
 use crate::model::peer::Peer;
+use crate::queue::codec::Writer;
 
 /// How often the leader compares, when nothing changes.
 const ROUND: Duration = Duration::from_millis(500);
@@ -161,7 +162,7 @@ async fn look(
     let mut present = BTreeMap::new();
     for peer in others() {
         let name = peer.name.to_string();
-        match hello(links, peer).await {
+        match hello(links, peer, true).await {
             Some(hello) if hello.name == name && may_join(links, &hello) => {
                 present.insert(name, hello.node);
             }
@@ -204,8 +205,12 @@ fn may_join(links: &Links, hello: &Hello) -> bool {
     hello.cluster == links.cluster() || hello.cluster == NOBODY && !hello.is_initialized
 }
 
-pub(super) async fn hello(links: &Links, peer: &Peer) -> Option<Hello> {
-    let answer = links.call_at(peer.address, NOBODY, kind::HELLO, &[], HELLO_TIMEOUT).await.ok()?;
+/// Asks a peer who it is, and tells it who asks, and whether that is a node with a log.
+pub(super) async fn hello(links: &Links, peer: &Peer, has_log: bool) -> Option<Hello> {
+    let mut writer = Writer::default();
+    writer.text(&links.name);
+    writer.flag(has_log);
+    let answer = links.call_at(peer.address, NOBODY, kind::HELLO, &writer.0, HELLO_TIMEOUT).await.ok()?;
     read_hello(answer).ok()
 }
 

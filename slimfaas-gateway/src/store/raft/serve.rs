@@ -1,6 +1,7 @@
 //! Answers peers' calls.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use openraft::{Raft, Snapshot};
@@ -41,7 +42,7 @@ pub(super) struct Hello {
     pub(super) node: u64,
     pub(super) name: String,
     pub(super) cluster: u64,
-    /// It has a log, and so belongs to a cluster.
+    /// It has a log, and so belongs to a cluster, or is about to.
     pub(super) is_initialized: bool,
 }
 
@@ -93,7 +94,10 @@ impl Server {
                 self.take_chunk(head.from, reader).await
             }
             kind::PROPOSE => Ok(self.propose(body).await),
-            kind::HELLO => Ok(self.hello().await),
+            kind::HELLO => {
+                self.links.greeted(reader.text()?, reader.flag()?);
+                Ok(self.hello().await)
+            }
             kind::READ_INDEX => Ok(match self.raft.get_read_log_id().await {
                 Ok((read, _)) => {
                     let mut writer = Writer::default();
@@ -133,7 +137,8 @@ impl Server {
         writer.fixed(self.links.node);
         writer.text(&self.links.name);
         writer.fixed(self.links.cluster());
-        writer.flag(self.raft.is_initialized().await.unwrap_or(false));
+        let is_founding = self.links.founding.load(Ordering::Acquire);
+        writer.flag(is_founding || self.raft.is_initialized().await.unwrap_or(false));
         served(&writer.0)
     }
 

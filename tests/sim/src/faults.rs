@@ -13,7 +13,7 @@ use crate::world::{Action, World, name_of};
 /// Time without a fault that shows that every node is a voter with the whole log.
 const SETTLED_MS: u64 = 1500;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Fault {
     Kill,
     KillLeader,

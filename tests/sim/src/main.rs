@@ -8,7 +8,8 @@ use std::thread;
 use std::time::Instant;
 
 use clap::Parser;
-use slimfaas_sim::run::{Figures, Options, Outcome, run};
+use slimfaas_sim::faults::Fault;
+use slimfaas_sim::run::{Figures, Options, Outcome, Scenario, run};
 
 #[derive(Parser)]
 struct Arguments {
@@ -21,6 +22,14 @@ struct Arguments {
     /// Simulated milliseconds of torment; as the seed says if not given
     #[arg(long, default_value_t = 0)]
     steps: u64,
+    /// Only these faults, with commas between (kill, kill-leader, lose-disk, lose-leaders-disk, pause, partition, one-way,
+    /// bad-weather, slow-disk, wall-clock, resize, replicas), on so many nodes, so often
+    #[arg(long, value_delimiter = ',')]
+    faults: Vec<Fault>,
+    #[arg(long, default_value_t = 3)]
+    size: usize,
+    #[arg(long, default_value_t = 2000)]
+    every_ms: u64,
     /// Show everything that happens
     #[arg(long)]
     show: bool,
@@ -45,7 +54,12 @@ fn main() -> ExitCode {
                 return;
             }
             let shown = arguments.show.then(|| Box::new(std::io::stderr()) as Box<dyn Write>);
-            let options = Options { steps: arguments.steps, shown, ..Options::default() };
+            let scenario = (!arguments.faults.is_empty()).then(|| Scenario {
+                size: arguments.size,
+                kinds: arguments.faults.clone(),
+                every_ms: arguments.every_ms,
+            });
+            let options = Options { steps: arguments.steps, shown, scenario, ..Options::default() };
             let outcome = run(seed, options);
             if arguments.seeds == 1 {
                 say(&format!("{outcome:#?}"));

@@ -115,9 +115,12 @@ impl Node {
     }
 
     /// The process was stopped until now: its clock jumps, and every timer that was due meanwhile fires at once.
-    pub fn resume(&self, now_ms: u64) {
+    pub fn resume(&self, now_ms: u64, skew_ms: i64) {
         let until = self.instant(now_ms);
-        self.runtime.block_on(async { tokio::time::advance(until.saturating_duration_since(clock::now())).await });
+        self.runtime.block_on(async {
+            show_wall_clock(self.began, skew_ms);
+            tokio::time::advance(until.saturating_duration_since(clock::now())).await;
+        });
     }
 
     fn instant(&self, now_ms: u64) -> Instant {

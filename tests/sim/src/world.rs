@@ -274,7 +274,7 @@ impl World {
                 Some(until) if until > now_ms => continue,
                 Some(_) => {
                     place.paused_until = None;
-                    node.resume(now_ms);
+                    node.resume(now_ms, place.skew_ms);
                 }
                 None => {}
             }

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use openraft::LogIdOptionExt;
 use openraft::storage::LogFlushed;
 use redb::{Database, Durability, WriteTransaction};
 use tokio::sync::oneshot;
@@ -149,6 +150,10 @@ pub(super) struct Writer {
     unfinished: Option<WriteTransaction>,
     /// The last entry in it.
     unreadable: Option<u64>,
+    /// Rows of another state have come, and it is not installed yet.
+    is_receiving: bool,
+    /// A front of the log that goes with the installation of that state.
+    purge_later: Option<(LogId, oneshot::Sender<()>)>,
     /// Whether `unfinished` may wait: there is a loop that ends the wait.
     waits: bool,
     has_failed: bool,
@@ -180,6 +185,8 @@ impl Writer {
             log: LogContents::settled_below(settled),
             unfinished: None,
             unreadable: None,
+            is_receiving: false,
+            purge_later: None,
             waits: false,
             has_failed: false,
         };
@@ -308,6 +315,12 @@ impl Writer {
                 log.retain_in::<&[u8], _>(&part_key(from, 0)[..].., |_, _| false).map_err(failed)?;
                 after.durable = Some(last);
                 after.done.push(done);
+            }
+            // openraft has the log's front removed as soon as it has asked for the installation of a state. Until that
+            // is done, what is being applied to the former state needs the entries, and so would a restart.
+            Job::Purge { upto, done } if self.is_receiving && self.shared.applied().0.next_index() <= upto.index => {
+                cov_mark::hit!(log_goes_with_the_installed_state);
+                self.purge_later = Some((upto, done));
             }
             Job::Purge { upto, done } => {
                 self.purge(transaction, &upto, after)?;

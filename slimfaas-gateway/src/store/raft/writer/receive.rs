@@ -12,7 +12,8 @@ use crate::store::raft::types::SnapshotMeta;
 use crate::store::state::State;
 
 impl Writer {
-    pub(super) fn receive(&self, transaction: &WriteTransaction, rows: Vec<(Table, Row)>, fresh: bool) -> Result<()> {
+    pub(super) fn receive(&mut self, transaction: &WriteTransaction, rows: Vec<(Table, Row)>, fresh: bool) -> Result<()> {
+        self.is_receiving = true;
         if fresh {
             remove_others(transaction, self.generation)?;
         }
@@ -49,6 +50,11 @@ impl Writer {
         self.shared.next_due.send_replace(due);
         // What was assigned to this process in the entries that it did not see is not known here.
         after.effects.push(self.begin_anew());
+        self.is_receiving = false;
+        if let Some((upto, done)) = self.purge_later.take() {
+            self.purge(transaction, &upto, after)?;
+            after.done.push(done);
+        }
         Ok(())
     }
 }

@@ -6,6 +6,7 @@ mod ci;
 mod cluster;
 mod image;
 mod process;
+mod sim;
 mod steps;
 mod terminal;
 mod test;
@@ -33,6 +34,8 @@ enum Command {
     Tidy,
     /// Install what is missing, then run `test` with nothing allowed to be skipped
     Ci,
+    /// Torment simulated clusters of the real store and queue, one for each seed, and check what must hold
+    Sim(sim::Options),
     /// Measure the gateway against its rivals on this machine
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -74,6 +77,7 @@ fn run(command: Command) -> Result<bool> {
         Command::Test(options) => test::run(&options),
         Command::Tidy => test::tidy_alone(),
         Command::Ci => ci::run(),
+        Command::Sim(options) => sim::run(&options),
         Command::Bench(bench) => bench::run(bench).map(|()| true),
         Command::Tools => tools::install_all().map(|()| true),
         Command::BenchLoad(options) => bench::load::run(&options).map(|()| true),

@@ -13,7 +13,7 @@ use clap::Args;
 use crate::cluster::TestCluster;
 use crate::steps::{Steps, Tally, cargo_test, check};
 use crate::terminal::{coloured, line};
-use crate::{process, repository, tidy, tools};
+use crate::{process, repository, sim, tidy, tools};
 
 /// Suites that must not skip: `all`, or their names with commas between. `slimfaas_tests::require` reads it too.
 pub(crate) const REQUIRE: &str = "SLIMFAAS_REQUIRE";
@@ -81,14 +81,15 @@ fn on_a_cluster(command: &mut Command) -> Result<Tally> {
 /// Everything that needs no running gateway.
 fn checks(root: &Path, steps: &mut Steps) {
     let clippy = ["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"];
-    // The black-box package has helpers of its own to test; its suites are steps of their own.
-    let units = ["test", "--workspace", "--exclude", "slimfaas-tests"];
+    // The black-box package has helpers of its own to test; its suites are steps of their own, and so is the simulation.
+    let units = ["test", "--workspace", "--exclude", "slimfaas-tests", "--exclude", "slimfaas-sim"];
     let helpers = ["test", "--package", "slimfaas-tests", "--lib"];
     steps.run("format", || check(&mut cargo(root, &["fmt", "--all", "--check"])));
     steps.run("tidy", || tidy_step(root));
     steps.run("clippy", || check(&mut cargo(root, &clippy)));
     steps.run("unit and property tests", || cargo_test(&mut cargo(root, &units)));
     steps.run("test helpers", || cargo_test(&mut cargo(root, &helpers)));
+    steps.run("simulation", || sim::step(root));
     let mut docs = cargo(root, &["doc", "--workspace", "--no-deps", "--document-private-items"]);
     steps.run("documentation", || check(docs.env("RUSTDOCFLAGS", "--deny warnings")));
     steps.run("dependencies", || dependencies(root));

@@ -83,13 +83,20 @@ impl Disk {
         Self(Arc::new(Mutex::new(State { durable, present: bytes, ignores_syncs, ..State::default() })))
     }
 
+    /// Another disk with the same content.
+    pub fn copy(&self) -> Self {
+        let state = self.state();
+        let (durable, present) = (state.durable.clone(), state.present.clone());
+        let ignores_syncs = state.ignores_syncs;
+        Self(Arc::new(Mutex::new(State { durable, present, ignores_syncs, ..State::default() })))
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().expect("one thread, which does not panic here")
     }
 }
 
-/// Lengths are kept: a file system without them would have lost the file, which redb's own format survives as well, but
-/// not with data behind the end.
+/// Lengths are kept: what a file system would do to a file that had grown is its own matter.
 fn torn(state: &State, dice: &Dice) -> Vec<u8> {
     let mut bytes = state.durable.clone();
     for change in state.unsynced.iter().filter(|change| matches!(change, Change::Length(_))) {

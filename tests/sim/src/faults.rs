@@ -193,8 +193,11 @@ impl Faults {
 }
 
 fn come_back(world: &mut World, name: &Arc<str>) {
-    // Meanwhile peers may still have the former address, or none.
-    if world.dice.chance(0.5) {
+    // Meanwhile peers may still have the former address, or none. But where somebody has no log yet, a node that is not
+    // listed is one that does not exist: new nodes would found a cluster of their own, which no rule of theirs forbids.
+    let nodes = world.places.values().filter_map(|place| place.node.as_ref());
+    let all_have_logs = nodes.into_iter().all(|node| node.store.role().borrow().voters > 0);
+    if all_have_logs && world.dice.chance(0.5) {
         world.unlist(name);
     }
     let after = world.dice.within(20..=4000);

@@ -36,7 +36,6 @@ fn violated(invariant: &'static str, problem: String) -> Verdict {
 
 /// One node's state at the end of a step.
 pub struct Seen<'a> {
-    pub now_ms: u64,
     pub node: &'a Node,
     pub role: Role,
     pub queues: Vec<FunctionQueue>,
@@ -95,12 +94,12 @@ impl Watch {
         Ok(())
     }
 
-    pub fn node(&mut self, now_ms: u64, node: &Node, oracle: &Oracle) -> Verdict {
+    pub fn node(&mut self, node: &Node, oracle: &Oracle) -> Verdict {
         if let Some(reason) = &*node.store.failure().borrow() {
             return violated("store", format!("{} failed: {reason}", node.name));
         }
         let applied = self.applied(node, false)?;
-        let seen = Seen { now_ms, node, role: node.store.role().borrow().clone(), queues: node.store.queues(), applied };
+        let seen = Seen { node, role: node.store.role().borrow().clone(), queues: node.store.queues(), applied };
         self.leaders.check(&seen)?;
         self.logs.check(&seen)?;
         self.budgets.check(&seen, &self.logs)?;

@@ -9,8 +9,8 @@ use slimfaas_gateway::store::StoreError;
 
 #[derive(Clone, Debug)]
 pub enum Event {
-    /// A node's process was told to deliver, having applied the log up to `applied` at least.
-    Assigned { node: Arc<str>, assignment: Assignment, applied: u64 },
+    /// A node's process was told to deliver.
+    Assigned { node: Arc<str>, assignment: Assignment },
     /// A function was called.
     Called { node: Arc<str>, element: ElementId, try_number: u32, is_last_try: bool, body_is_right: bool },
     /// The function has answered, or not.

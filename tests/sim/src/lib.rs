@@ -8,16 +8,16 @@
 //! Invariant: the same seed gives the same trace. It needs `--cfg tokio_unstable`, which `cargo xtask sim` sets: without
 //! it tokio's `select!` cannot be seeded.
 
-mod dice;
-mod disk;
+pub mod dice;
+pub mod disk;
 pub mod faults;
-mod function;
-mod invariants;
-mod journal;
-mod network;
-mod node;
-mod oracle;
+pub mod function;
+pub mod invariants;
+pub mod journal;
+pub mod network;
+pub mod node;
+pub mod oracle;
 pub mod run;
-mod trace;
-mod workload;
-mod world;
+pub mod trace;
+pub mod workload;
+pub mod world;

@@ -106,12 +106,18 @@ pub struct Network {
     sent: u64,
     /// From and to.
     cut: BTreeSet<(SocketAddr, SocketAddr)>,
+    /// A planted bug: a lost call to append to the log is answered with success.
+    pub invents_answers: bool,
 }
+
+/// First byte of a call that appends, and the answer of a peer that did.
+const APPEND: u8 = 1;
+const APPENDED: [u8; 2] = [0, 0];
 
 impl Network {
     pub fn new(dice: Dice) -> Self {
         let (travelling, cut) = (BTreeMap::new(), BTreeSet::new());
-        Self { dice, weather: Weather::FAIR, travelling, sent: 0, cut }
+        Self { dice, weather: Weather::FAIR, travelling, sent: 0, cut, invents_answers: false }
     }
 
     pub fn cut(&mut self, from: SocketAddr, to: SocketAddr) {
@@ -125,14 +131,21 @@ impl Network {
     pub fn send(&mut self, now_ms: u64, packet: Packet) {
         let copies = 1 + u64::from(self.dice.chance(self.weather.duplication));
         for _ in 0..copies {
+            let mut packet = packet.clone();
             if self.dice.chance(self.weather.loss) {
-                continue;
+                match &packet.content {
+                    Content::Call(call) if self.invents_answers && call.first() == Some(&APPEND) => {
+                        let content = Content::Answer(Bytes::from_static(&APPENDED));
+                        packet = Packet { from: packet.to, to: packet.from, call: packet.call, content };
+                    }
+                    _ => continue,
+                }
             }
             let (least, most) = if self.dice.chance(0.05) { self.weather.tail_ms } else { self.weather.delay_ms };
             let due = now_ms + self.dice.within(least..=most);
             self.sent += 1;
             let order = self.dice.within(0..=u64::MAX);
-            self.travelling.insert((due, order, self.sent), packet.clone());
+            self.travelling.insert((due, order, self.sent), packet);
         }
     }
 

@@ -62,6 +62,8 @@ pub struct Parts {
     pub disk_pace: Arc<AtomicU64>,
     pub now_ms: u64,
     pub skew_ms: i64,
+    /// A planted bug: the worker is told of some deliveries twice.
+    pub repeats_effects: bool,
 }
 
 /// The stages of a polite end.
@@ -73,7 +75,8 @@ struct Triggers {
 impl Node {
     /// Fails when the store cannot be opened.
     pub fn start(parts: Parts) -> Result<Self, String> {
-        let Parts { name, at, disk, peers, dice, journal, functions, disk_pace, now_ms, skew_ms } = parts;
+        let Parts { name, at, disk, peers, dice, journal, functions, disk_pace, now_ms, skew_ms, repeats_effects } =
+            parts;
         let runtime = runtime(&dice);
         let peers = watch::Sender::new(peers.into());
         let (outbox, calls) = (Outbox::default(), Arc::<Mutex<Calls>>::default());
@@ -99,7 +102,8 @@ impl Node {
         });
         let (store, running, effects) = opened.map_err(|error| error.to_string())?;
         let table = Table::new("demo");
-        let process = Process { store: store.clone(), table: Arc::clone(&table), name: Arc::clone(&name) };
+        let (store_of, table_of) = (store.clone(), Arc::clone(&table));
+        let process = Process { store: store_of, table: table_of, name: Arc::clone(&name), repeats_effects };
         let triggers = process.spawn(&runtime, running, effects, &journal, functions);
         let triggers = Some(triggers);
         Ok(Self { name, at, store, table, peers, runtime, disk, outbox, calls, journal, began, triggers })
@@ -201,6 +205,7 @@ struct Process {
     store: Store,
     table: Arc<Table>,
     name: Arc<str>,
+    repeats_effects: bool,
 }
 
 impl Process {
@@ -216,7 +221,7 @@ impl Process {
         let (leaving, is_leaving) = drain::channel();
         let (end, is_end) = drain::channel();
         let (stop, stopped) = oneshot::channel();
-        let tapped = tap(runtime, effects, self.store.clone(), Arc::clone(&self.name), journal.clone());
+        let tapped = self.tap(runtime, effects, journal.clone());
         let worker = Worker::new(self.store, self.table, Arc::new(NeverSleeps), vec![core]);
         runtime.spawn(async move {
             worker.run(tapped, is_leaving, is_end).await;
@@ -230,24 +235,26 @@ impl Process {
         });
         Triggers { leaving, end }
     }
-}
 
-/// Notes the effects on their way to the worker.
-fn tap(runtime: &Runtime, mut effects: Effects, store: Store, node: Arc<str>, journal: Journal) -> Effects {
-    let (forward, tapped) = mpsc::unbounded_channel();
-    runtime.spawn(async move {
-        while let Some(effect) = effects.recv().await {
-            if let Effect::Deliver(delivery) = &effect {
-                let applied = store.applied().borrow().unwrap_or(0);
-                let assignment = delivery.assignment.clone();
-                journal.note(Event::Assigned { node: Arc::clone(&node), assignment, applied });
+    /// Notes the effects on their way to the worker.
+    fn tap(&self, runtime: &Runtime, mut effects: Effects, journal: Journal) -> Effects {
+        let (forward, tapped) = mpsc::unbounded_channel();
+        let (node, copies) = (Arc::clone(&self.name), 1 + usize::from(self.repeats_effects));
+        runtime.spawn(async move {
+            while let Some(effect) = effects.recv().await {
+                for _ in 0..copies {
+                    if let Effect::Deliver(delivery) = &effect {
+                        let assignment = delivery.assignment.clone();
+                        journal.note(Event::Assigned { node: Arc::clone(&node), assignment });
+                    }
+                    if forward.send(effect.clone()).is_err() {
+                        return;
+                    }
+                }
             }
-            if forward.send(effect).is_err() {
-                return;
-            }
-        }
-    });
-    tapped
+        });
+        tapped
+    }
 }
 
 /// Simulated functions have as many replicas as the scenario says.

@@ -22,6 +22,12 @@ const DRAINED_MS: u64 = 90_000;
 pub enum Planted {
     /// Disks acknowledge syncs and keep nothing.
     LyingDisks,
+    /// A node that comes back finds its disk as it was when it began, as after a restored backup.
+    OldDisks,
+    /// What appends to a peer's log and gets lost is taken for done.
+    InventedAnswers,
+    /// Deliveries are handed to the worker twice.
+    RepeatedEffects,
 }
 
 #[derive(Default)]
@@ -62,8 +68,7 @@ pub struct Scenario {
 
 pub fn run(seed: u64, options: Options) -> Outcome {
     let trace = options.shown.map_or_else(Trace::default, Trace::shown_on);
-    let mut world = World::new(seed, trace);
-    world.disks_lie = options.planted == Some(Planted::LyingDisks);
+    let mut world = World::new(seed, options.planted, trace);
     let mut faults = match options.scenario {
         Some(scenario) => Faults::of(&mut world, &scenario),
         None => Faults::new(&mut world),

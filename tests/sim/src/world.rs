@@ -18,6 +18,7 @@ use crate::journal::{Event, Journal};
 use crate::network::{Content, Network, Packet};
 use crate::node::{Node, Parts};
 use crate::oracle::Oracle;
+use crate::run::Planted;
 use crate::trace::Trace;
 use crate::workload::{self, FUNCTIONS, Operation, What, Workload};
 use slimfaas_gateway::queue::command::Command;
@@ -33,6 +34,8 @@ const GRACE_MS: u64 = 15_000;
 pub struct Place {
     pub node: Option<Node>,
     pub disk: Disk,
+    /// As the present process found it.
+    former_disk: Disk,
     pub disk_pace: Arc<AtomicU64>,
     /// The process is stopped until then.
     pub paused_until: Option<u64>,
@@ -43,8 +46,9 @@ pub struct Place {
 }
 
 impl Place {
-    fn new(disks_lie: bool) -> Self {
-        Self { disk: if disks_lie { Disk::lying() } else { Disk::default() }, ..Self::default() }
+    fn new(planted: Option<Planted>) -> Self {
+        let lies = planted == Some(Planted::LyingDisks);
+        Self { disk: if lies { Disk::lying() } else { Disk::default() }, ..Self::default() }
     }
 }
 
@@ -79,8 +83,9 @@ pub struct World {
     listed: BTreeMap<Arc<str>, Peer>,
     replicas: BTreeMap<&'static str, (u64, u32)>,
     next_port: u16,
-    /// A planted bug: disks that ignore syncs.
-    pub disks_lie: bool,
+    pub planted: Option<Planted>,
+    /// A store did not open.
+    unopened: Option<Violation>,
 }
 
 pub fn name_of(ordinal: usize) -> Arc<str> {
@@ -88,14 +93,16 @@ pub fn name_of(ordinal: usize) -> Arc<str> {
 }
 
 impl World {
-    pub fn new(seed: u64, trace: Trace) -> Self {
+    pub fn new(seed: u64, planted: Option<Planted>, trace: Trace) -> Self {
         let dice = Dice::new(seed);
         Entropy::seed(dice.within(0..=u64::MAX));
         let functions = Functions { dice: dice.clone(), are_well: Arc::new(AtomicBool::new(false)) };
+        let mut network = Network::new(dice.clone());
+        network.invents_answers = planted == Some(Planted::InventedAnswers);
         Self {
             now_ms: 1,
             size: 0,
-            network: Network::new(dice.clone()),
+            network,
             places: BTreeMap::new(),
             workload: Workload::new(dice.clone()),
             oracle: Oracle::default(),
@@ -109,7 +116,8 @@ impl World {
             listed: BTreeMap::new(),
             replicas: FUNCTIONS.into_iter().map(|name| (name, (1, 3))).collect(),
             next_port: 1,
-            disks_lie: false,
+            planted,
+            unopened: None,
             dice,
         }
     }
@@ -129,9 +137,10 @@ impl World {
         }
         self.run_nodes();
         self.settle_events()?;
+        self.unopened.take().map_or(Ok(()), Err)?;
         for place in self.places.values() {
             let Some(node) = &place.node else { continue };
-            self.watch.node(self.now_ms, node, &self.oracle)?;
+            self.watch.node(node, &self.oracle)?;
         }
         Ok(())
     }
@@ -184,11 +193,12 @@ impl World {
 
     /// Starts a process where none is, with another address than before.
     pub fn start(&mut self, name: &Arc<str>) {
-        let disks_lie = self.disks_lie;
-        let place = self.places.entry(Arc::clone(name)).or_insert_with(|| Place::new(disks_lie));
+        let planted = self.planted;
+        let place = self.places.entry(Arc::clone(name)).or_insert_with(|| Place::new(planted));
         if place.node.is_some() {
             return;
         }
+        place.former_disk = place.disk.copy();
         let at = SocketAddr::from((Ipv4Addr::LOCALHOST, self.next_port));
         self.next_port += 1;
         place.disk_pace.store(DISK_PACE_MS, Ordering::Relaxed);
@@ -205,9 +215,17 @@ impl World {
             disk_pace: Arc::clone(&place.disk_pace),
             now_ms: self.now_ms,
             skew_ms: place.skew_ms,
+            repeats_effects: planted == Some(Planted::RepeatedEffects),
         };
         self.watch.forget(name);
-        let node = Node::start(parts).unwrap_or_else(|error| panic!("{name} does not start: {error}"));
+        let node = match Node::start(parts) {
+            Ok(node) => node,
+            Err(error) => {
+                let problem = format!("{name} does not start: {error}");
+                self.unopened.get_or_insert(Violation { invariant: "store", problem });
+                return;
+            }
+        };
         for (function, (replicas, per_pod)) in &self.replicas {
             node.table.put(workload::report(function, *replicas, *per_pod));
         }
@@ -222,7 +240,9 @@ impl World {
         let Some(node) = place.node.take() else { return };
         place.disk = node.crash(crash, &self.dice);
         if loses_disk {
-            place.disk = Place::new(self.disks_lie).disk;
+            place.disk = Place::new(self.planted).disk;
+        } else if self.planted == Some(Planted::OldDisks) {
+            place.disk = place.former_disk.copy();
         }
         place.paused_until = None;
         self.fault(format!("{name} is killed: {crash:?}, loses its disk: {loses_disk}"));

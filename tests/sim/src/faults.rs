@@ -99,7 +99,8 @@ impl Faults {
         let Some(settled) = &self.settled else { return false };
         let nodes = world.places.values().filter_map(|place| place.node.as_ref());
         let has_all = |applied: u64| applied >= settled.last_log;
-        settled.since + SETTLED_MS <= world.now_ms && nodes.into_iter().all(|node| has_all(node.store.role().borrow().last_applied))
+        settled.since + SETTLED_MS <= world.now_ms
+            && nodes.into_iter().all(|node| has_all(node.store.role().borrow().last_applied))
     }
 
     fn make(&mut self, fault: Fault, world: &mut World) {
@@ -134,7 +135,8 @@ impl Faults {
             }
             Fault::WallClock => {
                 let most = world.dice.weighted(&[(3, 500), (2, 30_000), (1, 3_600_000)]);
-                let skew = i64::try_from(world.dice.within(0..=2 * most)).expect("hours") - i64::try_from(most).expect("hours");
+                let skew = i64::try_from(world.dice.within(0..=2 * most)).expect("hours")
+                    - i64::try_from(most).expect("hours");
                 world.fault(format!("the wall clock of {any} is {skew} ms off"));
                 if let Some(place) = world.places.get_mut(&any) {
                     place.skew_ms = skew;

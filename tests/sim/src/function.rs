@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use slimfaas_gateway::proxy::deliver::{Deliveries, Delivered, Delivery};
+use slimfaas_gateway::proxy::deliver::{Content, Delivered, Deliveries, Delivery};
 use slimfaas_gateway::proxy::enqueue::ELEMENT_ID;
 use slimfaas_gateway::queue::element::ElementId;
 use tokio::task::JoinSet;
@@ -68,7 +68,7 @@ async fn call(delivery: Delivery, node: Arc<str>, journal: Journal, functions: F
         element,
         try_number: header("slimfaas-try-number").parse().expect("the worker sets it"),
         is_last_try: header("slimfaas-last-try") == "true",
-        body_is_right: body == body_of(number),
+        body_is_right: matches!(body, Content::Whole(body) if body == body_of(number)),
     });
     let (takes, answer) = functions.answer();
     let delivered = match answer {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
+use slimfaas_gateway::bodies::{self, Bodies};
 use slimfaas_gateway::clock::{self, Instant, Tick};
 use slimfaas_gateway::drain;
 use slimfaas_gateway::model::peer::Peer;
@@ -222,7 +223,8 @@ impl Process {
         let (end, is_end) = drain::channel();
         let (stop, stopped) = oneshot::channel();
         let tapped = self.tap(runtime, effects, journal.clone());
-        let worker = Worker::new(self.store, self.table, Arc::new(NeverSleeps), vec![core]);
+        let bodies = self.bodies();
+        let worker = Worker::new(self.store, bodies, self.table, Arc::new(NeverSleeps), vec![core], Arc::default());
         runtime.spawn(async move {
             worker.run(tapped, is_leaving, is_end).await;
             let _store_failed = stop.send(()).is_err();
@@ -234,6 +236,24 @@ impl Process {
             journal.note(Event::Ended { node });
         });
         Triggers { leaving, end }
+    }
+
+    /// Nothing that is simulated is large enough for a file, so the folder is removed again at once.
+    fn bodies(&self) -> Bodies {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let name = format!("slimfaas-sim-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let folder = std::env::temp_dir().join(name);
+        let options = bodies::Options {
+            name: Arc::clone(&self.name),
+            folder: folder.clone(),
+            reserve: 0,
+            store: self.store.clone(),
+            client: None,
+            peers: watch::Sender::new(Arc::from([])).subscribe(),
+        };
+        let bodies = Bodies::open(options).expect("a folder can be made for temporary files").0;
+        std::fs::remove_dir(folder).expect("it is empty");
+        bodies
     }
 
     /// Notes the effects on their way to the worker.

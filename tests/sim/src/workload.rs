@@ -22,8 +22,14 @@ pub const FUNCTIONS: [&str; 3] = ["a", "b", "scratch"];
 /// What a proposal means for its element.
 #[derive(Clone, Debug)]
 pub enum What {
-    Enqueue { number: u64, retries: usize, deletable: bool },
-    Callback { succeeded: bool },
+    Enqueue {
+        number: u64,
+        retries: usize,
+        deletable: bool,
+    },
+    Callback {
+        succeeded: bool,
+    },
     Delete,
     Replay,
     /// About no element in particular.

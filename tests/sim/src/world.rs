@@ -305,7 +305,8 @@ impl World {
             }
         }
         let overdue = |place: &Place| place.ends_by.is_some_and(|by| by <= now_ms) && place.node.is_some();
-        let late: Vec<_> = self.places.iter().filter(|(_, place)| overdue(place)).map(|(name, _)| name.clone()).collect();
+        let late: Vec<_> =
+            self.places.iter().filter(|(_, place)| overdue(place)).map(|(name, _)| name.clone()).collect();
         for name in late {
             self.crash(&name, Crash::Process, false);
         }
@@ -426,7 +427,8 @@ impl World {
 
     /// For people, when something does not come to its end.
     pub fn situation(&self) -> String {
-        let mut text = format!("{} proposals without a reply, {} actions to come", self.oracle.pending.len(), self.later.len());
+        let mut text =
+            format!("{} proposals without a reply, {} actions to come", self.oracle.pending.len(), self.later.len());
         for (name, place) in &self.places {
             let Some(node) = &place.node else { continue };
             let role = node.store.role().borrow().clone();

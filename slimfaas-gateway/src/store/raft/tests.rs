@@ -13,7 +13,8 @@ impl StoreBuilder<Types, Log, Machine, tempfile::TempDir> for Fresh {
     async fn build(&self) -> Result<(tempfile::TempDir, Log, Machine), StorageError> {
         let folder = tempfile::tempdir().unwrap();
         let database = database::open(&folder.path().join("store.redb")).unwrap();
-        let Opened { log, machine, .. } = open(database, "a", self.0, mpsc::unbounded_channel().0, None).unwrap();
+        let Opened { log, machine, .. } =
+            open(database, "a", self.0.clone(), mpsc::unbounded_channel().0, None).unwrap();
         Ok((folder, log, machine))
     }
 }

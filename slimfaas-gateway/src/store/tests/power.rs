@@ -125,7 +125,7 @@ async fn lose_power_at_every_sync(writer: DiskWriter) -> usize {
     crate::store::raft::tests::make(new.clone());
     let whole = new.after_power_failure(Luck::Everything);
     let mut told = Acknowledged::default();
-    run(&mut start(&whole, writer).await.unwrap(), &mut told).await;
+    run(&mut start(&whole, writer.clone()).await.unwrap(), &mut told).await;
     assert_eq!(told.done.len() as u64, ELEMENTS / 3, "the script runs to its end while there is power");
     let syncs = whole.syncs();
     let mut steps = BTreeSet::new();
@@ -133,7 +133,7 @@ async fn lose_power_at_every_sync(writer: DiskWriter) -> usize {
         let disk = new.after_power_failure(Luck::Everything);
         disk.fail_at(sync);
         let mut told = Acknowledged::default();
-        if let Ok(mut node) = start(&disk, writer).await {
+        if let Ok(mut node) = start(&disk, writer.clone()).await {
             run(&mut node, &mut told).await;
         }
         steps.insert((told.stored.len(), told.done.len()));

@@ -9,7 +9,10 @@ pub(super) fn check(node: &str, whole: &Whole, oracle: &Oracle) -> Verdict {
         let is_there = whole.elements.contains_key(id);
         if life.is_acknowledged && !is_there && !life.has_succeeded && !life.may_be_deleted {
             let calls = life.calls;
-            return violated("lost", format!("{id} ({}) was acknowledged and is gone after {calls} calls", life.number));
+            return violated(
+                "lost",
+                format!("{id} ({}) was acknowledged and is gone after {calls} calls", life.number),
+            );
         }
         if !is_there {
             continue;

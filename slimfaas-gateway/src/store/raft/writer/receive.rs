@@ -12,7 +12,12 @@ use crate::store::raft::types::SnapshotMeta;
 use crate::store::state::State;
 
 impl Writer {
-    pub(super) fn receive(&mut self, transaction: &WriteTransaction, rows: Vec<(Table, Row)>, fresh: bool) -> Result<()> {
+    pub(super) fn receive(
+        &mut self,
+        transaction: &WriteTransaction,
+        rows: Vec<(Table, Row)>,
+        fresh: bool,
+    ) -> Result<()> {
         self.is_receiving = true;
         if fresh {
             remove_others(transaction, self.generation)?;

@@ -3,22 +3,27 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 
 use super::wire::Written;
 use super::{Shared, wire};
 use crate::clock;
-use crate::peer::{Client, Kind};
+use crate::peer::{CallError, Client, Kind};
 
 /// Parts that wait for a peer while one is on its way.
 const WAITING_PARTS: usize = 2;
 
-/// A peer that others can do without may hold up a part for so long. It fetches the body later.
-const LAG_MAX: Duration = Duration::from_millis(250);
+/// A peer that others can do without may hold up a part for so long: its disk may be slow for a moment. It fetches the
+/// body later.
+const LAG_MAX: Duration = Duration::from_secs(2);
+
+/// So it is with one that has not answered.
+const SILENT_LAG_MAX: Duration = Duration::from_millis(250);
 
 /// A peer that is needed for a majority, for its disk to take what waits: longer than an election or a short cut of the
 /// network.
@@ -79,6 +84,9 @@ pub(super) struct Copies {
 struct Copy {
     name: Arc<str>,
     parts: mpsc::Sender<Bytes>,
+    /// Whether the last call to it was answered.
+    answers: Arc<AtomicBool>,
+    task: AbortHandle,
 }
 
 impl Copies {
@@ -95,9 +103,10 @@ impl Copies {
         let Some(client) = shared.client() else { return copies };
         for peer in shared.others() {
             let (parts, out) = mpsc::channel(WAITING_PARTS);
-            let (client, to) = (client.clone(), peer.address);
-            copies.tasks.spawn(async move { (to, push(&client, to, out).await) });
-            copies.open.insert(to, Copy { name: peer.name, parts });
+            let answers = Arc::new(AtomicBool::new(false));
+            let (client, to, answer) = (client.clone(), peer.address, Arc::clone(&answers));
+            let task = copies.tasks.spawn(async move { (to, push(&client, to, out, &answer).await) });
+            copies.open.insert(to, Copy { name: peer.name, parts, answers, task });
             copies.addresses.push(to);
         }
         copies
@@ -122,13 +131,15 @@ impl Copies {
         self.see_ends();
         let addresses: Vec<_> = self.open.keys().copied().collect();
         for to in addresses {
+            let Some(copy) = self.open.get(&to) else { continue };
             let patience = match self.majority_without(Some(to)) {
                 Majority::Impossible => STALL_MAX,
-                Majority::Reached | Majority::Possible => LAG_MAX,
+                Majority::Reached | Majority::Possible if copy.answers.load(Ordering::Relaxed) => LAG_MAX,
+                Majority::Reached | Majority::Possible => SILENT_LAG_MAX,
             };
-            let Some(copy) = self.open.get(&to) else { continue };
             if !matches!(tokio::time::timeout(patience, copy.parts.send(payload.clone())).await, Ok(Ok(()))) {
                 tracing::debug!(peer = %copy.name, "does not keep up with a body: it will fetch it later");
+                copy.task.abort();
                 self.open.remove(&to);
             }
         }
@@ -151,8 +162,9 @@ impl Copies {
         }
     }
 
-    /// For those that are behind.
+    /// For those that are a little behind.
     pub(super) async fn rest(&mut self) {
+        self.open.values().filter(|copy| !copy.answers.load(Ordering::Relaxed)).for_each(|copy| copy.task.abort());
         while self.tasks.join_next().await.is_some() {}
     }
 
@@ -204,11 +216,16 @@ impl Copies {
 }
 
 /// Sends parts in order. What the last of them was answered, if that was the end of the body; a refusal at any time.
-async fn push(client: &Client, to: SocketAddr, mut parts: mpsc::Receiver<Bytes>) -> Option<Written> {
+async fn push(
+    client: &Client,
+    to: SocketAddr,
+    mut parts: mpsc::Receiver<Bytes>,
+    answers: &AtomicBool,
+) -> Option<Written> {
     while let Some(part) = parts.recv().await {
         let is_end = wire::is_finish(&part);
         let time = if is_end { FINISH_MAX } else { STALL_MAX };
-        let written = tokio::time::timeout(time, insist(client, to, part)).await.ok()?;
+        let written = tokio::time::timeout(time, insist(client, to, part, answers)).await.ok()?;
         if is_end || !matches!(written, Some(Written::Done { .. })) {
             return written;
         }
@@ -217,12 +234,14 @@ async fn push(client: &Client, to: SocketAddr, mut parts: mpsc::Receiver<Bytes>)
 }
 
 /// Until it is answered: a part may come twice.
-async fn insist(client: &Client, to: SocketAddr, part: Bytes) -> Option<Written> {
+async fn insist(client: &Client, to: SocketAddr, part: Bytes, answers: &AtomicBool) -> Option<Written> {
     let time = if wire::is_finish(&part) { FINISH_MAX } else { CALL_TIME };
     loop {
-        match client.call(to, Kind::BodyWrite, part.clone(), clock::now() + time).await {
+        let called = client.call(to, Kind::BodyWrite, part.clone(), clock::now() + time).await;
+        answers.store(called.is_ok(), Ordering::Relaxed);
+        match called {
             Ok(answer) => return Written::decode(answer).ok(),
-            Err(crate::peer::CallError::Failed(failure)) => {
+            Err(CallError::Failed(failure)) => {
                 tracing::debug!(%to, %failure, "a peer cannot take a body");
                 return None;
             }

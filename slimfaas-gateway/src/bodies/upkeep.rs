@@ -21,6 +21,9 @@ use crate::queue::request::BodyFile;
 /// Between two comparisons of the folder with the state.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
 
+/// After bodies could not be fetched: nodes that have them may be restarting.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+
 /// When there is a reason to look again soon.
 const LOOK_SOON: Duration = Duration::from_secs(1);
 
@@ -64,6 +67,8 @@ async fn watch_room(shared: &Shared) {
 
 async fn look(shared: &Arc<Shared>) {
     let mut unnamed = Unnamed::default();
+    // A node that was away would find that it lacks nothing, of what it knows of. Without a leader nothing can be known.
+    let _seen = shared.store.catch_up(CATCH_UP_TIME).await.is_ok();
     loop {
         shared.forget_silent().await;
         let pause = match compare(shared, &mut unnamed).await {
@@ -167,7 +172,9 @@ async fn repair(shared: &Arc<Shared>, missing: Vec<(ElementId, BodyFile)>) -> Du
     shared.stats.missing.store(failures.len() as u64, Ordering::Relaxed);
     if let Some(failure) = failures.first() {
         tracing::warn!(missing = failures.len(), %failure, "this node lacks bodies of stored requests, and will try again");
-    } else if total > 0 {
+        return LOOK_AGAIN;
+    }
+    if total > 0 {
         tracing::info!(fetched = total, "this node has all bodies of stored requests again");
     }
     LOOK_EVERY

@@ -24,8 +24,8 @@ const VOTERS_WAIT: Duration = Duration::from_secs(5);
 /// What a slow client has sent goes on after this time, so that others learn that it is still there.
 const FLUSH_AFTER: Duration = Duration::from_secs(5);
 
-/// How long nodes that are behind are waited for, once the body is stored.
-const REST_TIME: Duration = Duration::from_secs(30);
+/// How long nodes that are a little behind are waited for, once the body is stored: the upload keeps its place meanwhile.
+const REST_TIME: Duration = Duration::from_secs(5);
 
 /// Why a body was not stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -151,7 +151,7 @@ impl Worker {
     fn deliver(&mut self, Delivery { assignment, request }: Delivery) {
         let (element, attempt) = (assignment.element, assignment.attempt);
         self.next_core = (self.next_core + 1) % self.cores.len().max(1);
-        let core = self.cores.get(self.next_core).cloned();
+        let core = self.cores.get(self.next_core);
         let timeout = Duration::from_millis(assignment.timeout_ms);
         let call = StoredRequest::decode(request).ok().and_then(|stored| head_and_body(stored, &assignment));
         if assignment.try_number == 1 {
@@ -159,25 +159,28 @@ impl Worker {
             self.stats.waited.record(Duration::from_millis(waited));
         }
         let function = assignment.function;
-        let (store, stats, bodies) = (self.store.clone(), Arc::clone(&self.stats), self.bodies.clone());
+        let (store, stats) = (self.store.clone(), Arc::clone(&self.stats));
         let task = match call {
             // Sent at once: calls begin in the order in which the log assigned them.
             Some((head, Body::Inline(body))) => {
-                let reported = send(core.as_ref(), function, head, Content::Whole(body), timeout);
+                let reported = send(core, function, head, Content::Whole(body), timeout);
                 self.attempts.spawn(async move {
                     let end = ended(&stats, reported).await;
                     conclude(&store, element, attempt, end).await
                 })
             }
-            Some((head, Body::File(file))) => self.attempts.spawn(async move {
-                let end = match open(&bodies, element, file, timeout).await {
-                    Ok((content, timeout)) => {
-                        ended(&stats, send(core.as_ref(), function, head, content, timeout)).await
-                    }
-                    Err(end) => end,
-                };
-                conclude(&store, element, attempt, end).await
-            }),
+            Some((head, Body::File(file))) => {
+                let (core, bodies) = (core.cloned(), self.bodies.clone());
+                self.attempts.spawn(async move {
+                    let end = match open(&bodies, element, file, timeout).await {
+                        Ok((content, timeout)) => {
+                            ended(&stats, send(core.as_ref(), function, head, content, timeout)).await
+                        }
+                        Err(end) => end,
+                    };
+                    conclude(&store, element, attempt, end).await
+                })
+            }
             // Nothing could ever make it a request again.
             None => self.attempts.spawn(async move {
                 let end = End::Failed("the stored request cannot be read".to_owned());

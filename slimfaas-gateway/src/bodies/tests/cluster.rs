@@ -21,7 +21,8 @@ use crate::queue::element::{ElementId, End, Place, Policy};
 use crate::queue::request::{Body, BodyFile, StoredRequest};
 use crate::store::{self, Delivery, DiskWriter, Effect, LOG_BYTES, Store, StoreError};
 
-pub(super) const WAIT: Duration = Duration::from_secs(30);
+/// Longer than until a node looks for what it lacks by itself.
+pub(super) const WAIT: Duration = Duration::from_secs(60);
 
 /// Not a multiple of a part, and more of them than may wait.
 pub(super) const BYTES: usize = 2_500_001;

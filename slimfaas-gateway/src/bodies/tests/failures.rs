@@ -1,13 +1,20 @@
 //! Nodes that are away, and disks that are full.
 
-use super::cluster::{Cluster, content, id, upload};
+use std::time::Duration;
+
+use super::cluster::{Cluster, content, id, until, upload};
 use crate::bodies::{UPLOADS_MAX, UploadError};
+use crate::clock;
 
 #[tokio::test]
 async fn a_minority_that_is_away_holds_up_nothing() {
     let mut cluster = Cluster::of(&["a", "b", "c"]).await;
     cluster.kill("c").await;
     let file = cluster.enqueue("a", id(1), &content(1)).await;
+    let places = || cluster.bodies("a").0.places.available_permits() == UPLOADS_MAX;
+    let began = clock::now();
+    until("the upload gives its place back", places).await;
+    assert!(began.elapsed() < Duration::from_secs(2), "nobody waits for a node that does not answer");
     assert_eq!((cluster.files("a"), cluster.files("b")), (vec![id(1).to_string()], vec![id(1).to_string()]));
     // And then the one that it was sent to is lost.
     cluster.start("c").await;

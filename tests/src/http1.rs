@@ -52,10 +52,15 @@ pub fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
 
 impl Connection {
     pub fn open(address: SocketAddr) -> Result<Self> {
-        let stream = TcpStream::connect_timeout(&address, TIMEOUT).context("the gateway takes no connection")?;
+        Self::open_within(address, TIMEOUT)
+    }
+
+    /// `timeout` is also that of each read and write.
+    pub fn open_within(address: SocketAddr, timeout: Duration) -> Result<Self> {
+        let stream = TcpStream::connect_timeout(&address, timeout).context("the gateway takes no connection")?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(TIMEOUT))?;
-        stream.set_write_timeout(Some(TIMEOUT))?;
+        stream.set_read_timeout(Some(timeout))?;
+        stream.set_write_timeout(Some(timeout))?;
         Ok(Self { reader: BufReader::new(stream) })
     }
 

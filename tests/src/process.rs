@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use rustix::process::{Pid, Signal, kill_process};
+pub use rustix::process::Signal;
+use rustix::process::{Pid, kill_process};
 
 /// For a server to accept connections.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -99,8 +100,31 @@ impl Server {
     /// # Errors
     /// When it takes longer than `timeout`.
     pub fn terminate(&mut self, timeout: Duration) -> Result<ExitStatus> {
-        let pid = Pid::from_child(&self.child);
-        kill_process(pid, Signal::TERM).with_context(|| format!("cannot end {}", self.name))?;
+        self.signal(Signal::TERM)?;
+        self.wait(timeout)
+    }
+
+    /// # Errors
+    /// When the process is gone.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        kill_process(Pid::from_child(&self.child), signal).with_context(|| format!("cannot signal {}", self.name))
+    }
+
+    /// `kill -9`: at once, also while it is stopped.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn kill(mut self) -> Result<()> {
+        self.child.kill().with_context(|| format!("cannot kill {}", self.name))?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// Waits for the end that the process comes to by itself.
+    ///
+    /// # Errors
+    /// When it takes longer than `timeout`.
+    pub fn wait(&mut self, timeout: Duration) -> Result<ExitStatus> {
         let deadline = Instant::now() + timeout;
         loop {
             if let Some(status) = self.child.try_wait()? {

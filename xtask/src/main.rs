@@ -5,6 +5,7 @@ mod bench;
 mod ci;
 mod cluster;
 mod image;
+mod packages;
 mod process;
 mod sim;
 mod steps;
@@ -39,7 +40,7 @@ enum Command {
     /// Measure the gateway against its rivals on this machine
     #[command(subcommand)]
     Bench(bench::Bench),
-    /// Fetch the conformance suites that the black-box tests run: h2spec and Autobahn
+    /// Fetch what the black-box tests run: h2spec, Autobahn, and what makes and judges crashes
     Tools,
     /// A real Kubernetes cluster on this machine, for tests and trials; needs root
     #[command(subcommand)]

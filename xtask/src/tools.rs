@@ -1,11 +1,12 @@
-//! `cargo xtask tools`: the public conformance suites that the black-box tests run, at fixed versions, built from
-//! their packages into a cache outside `target/`. `slimfaas_tests::tools` finds them there.
+//! `cargo xtask tools`: the public conformance suites and the checker that the black-box tests run, at fixed versions,
+//! built from their packages into a cache outside `target/`. `slimfaas_tests::tools` finds them there.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::packages;
 use crate::terminal::{line, progress};
 
 /// Overrides where the tools are kept.
@@ -27,7 +28,22 @@ const AUTOBAHN_REQUIREMENTS: &str = include_str!("../tools/autobahn/requirements
 /// The function that Autobahn's client is pointed at.
 const AUTOBAHN_ECHO: &str = include_str!("../tools/autobahn/wsecho.py");
 
-/// Where the tools are: `bin/h2spec`, `bin/wstest` and `bin/wsecho` below it.
+/// The checker of the crash suite's histories, and the module that pins what it stands on.
+const PORCUPINE: &str = "1.3.1";
+const HISTORYCHECK_MODULE: &[(&str, &str)] = &[
+    ("go.mod", include_str!("../tools/porcupine/go.mod")),
+    ("go.sum", include_str!("../tools/porcupine/go.sum")),
+    ("main.go", include_str!("../tools/porcupine/main.go")),
+];
+
+/// What the crash suite cuts links, fills disks and shifts clocks with, and the Debian package of each.
+const CRASH_PACKAGES: &[(&str, &str)] =
+    &[("ip", "iproute2"), ("nft", "nftables"), ("mkfs.ext4", "e2fsprogs"), ("mount", "mount")];
+const FAKETIME_PACKAGE: &str = "libfaketime";
+/// Where that puts its library, for each kind of processor.
+const FAKETIME_FOLDERS: &[&str] = &["/usr/lib/x86_64-linux-gnu/faketime", "/usr/lib/aarch64-linux-gnu/faketime"];
+
+/// Where the tools are: `bin/h2spec`, `bin/historycheck`, `bin/wstest` and `bin/wsecho` below it.
 pub(crate) fn folder() -> Result<PathBuf> {
     let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let cache = || set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")));
@@ -38,12 +54,26 @@ pub(crate) fn folder() -> Result<PathBuf> {
 
 /// Installs what is missing or of another version.
 pub(crate) fn install_all() -> Result<()> {
+    // Only root can install packages, and only root's tests need them.
+    if rustix::process::geteuid().is_root() {
+        packages::install("the crash suite", missing_packages)?;
+    }
     let folder = folder()?;
     std::fs::create_dir_all(folder.join("bin")).with_context(|| format!("cannot create {}", folder.display()))?;
-    let module: String = H2SPEC_MODULE.iter().map(|(_, content)| *content).collect();
-    install(&folder, "h2spec", H2SPEC, &module, build_h2spec)?;
+    let recipe = |module: &[(&str, &str)]| module.iter().map(|(_, content)| *content).collect::<String>();
+    install(&folder, "historycheck", PORCUPINE, &recipe(HISTORYCHECK_MODULE), build_historycheck)?;
+    install(&folder, "h2spec", H2SPEC, &recipe(H2SPEC_MODULE), build_h2spec)?;
     install(&folder, "wstest", AUTOBAHN, &[AUTOBAHN_REQUIREMENTS, AUTOBAHN_ECHO].concat(), build_autobahn)?;
     Ok(())
+}
+
+fn missing_packages() -> Vec<&'static str> {
+    let programs = CRASH_PACKAGES.iter().filter(|(program, _)| packages::find(program).is_none());
+    let mut missing: Vec<&str> = programs.map(|(_, package)| *package).collect();
+    if !FAKETIME_FOLDERS.iter().any(|folder| Path::new(folder).is_dir()) {
+        missing.push(FAKETIME_PACKAGE);
+    }
+    missing
 }
 
 /// Runs `build`, which leaves executables in the folder it is given, unless it already did with this very recipe.
@@ -79,13 +109,21 @@ fn fresh_folder(folder: &Path) -> Result<()> {
 }
 
 fn build_h2spec(work: &Path, executables: &Path) -> Result<()> {
-    for (name, content) in H2SPEC_MODULE {
+    build_go(H2SPEC_MODULE, "github.com/summerwind/h2spec/cmd/h2spec", work, &executables.join("h2spec"))
+}
+
+fn build_historycheck(work: &Path, executables: &Path) -> Result<()> {
+    build_go(HISTORYCHECK_MODULE, ".", work, &executables.join("historycheck"))
+}
+
+fn build_go(module: &[(&str, &str)], package: &str, work: &Path, executable: &Path) -> Result<()> {
+    for (name, content) in module {
         std::fs::write(work.join(name), content)?;
     }
     let mut go = Command::new("go");
-    go.args(["build", "-mod=readonly", "-trimpath", "-o"]).arg(executables.join("h2spec"));
-    go.arg("github.com/summerwind/h2spec/cmd/h2spec").current_dir(work);
-    run(&mut go, "go (1.19 or newer), which builds h2spec")
+    go.args(["build", "-mod=readonly", "-trimpath", "-buildvcs=false", "-o"]).arg(executable);
+    go.arg(package).current_dir(work);
+    run(&mut go, "go (1.24 or newer), which builds it")
 }
 
 fn build_autobahn(work: &Path, executables: &Path) -> Result<()> {

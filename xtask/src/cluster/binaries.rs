@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
 use super::lock::BuildLock;
 use super::{control_plane, dns};
+use crate::packages::{self, find};
 use crate::terminal::progress;
 
 /// Overrides where built programs are kept.
@@ -91,7 +92,6 @@ const PACKAGES: &[(&str, &str)] = &[
 const CNI_PACKAGE: &str = "containernetworking-plugins";
 /// Where Debian's package, and the plugins' own releases, put them.
 const CNI_FOLDERS: &[&str] = &["/usr/lib/cni", "/opt/cni/bin"];
-const SYSTEM_FOLDERS: &[&str] = &["/usr/local/sbin", "/usr/sbin", "/sbin"];
 
 struct Module {
     files: &'static [(&'static str, &'static str)],
@@ -129,7 +129,7 @@ pub(crate) struct Programs {
 impl Programs {
     /// Finds, installs or builds them all.
     pub(crate) fn obtain() -> Result<Self> {
-        install_packages()?;
+        packages::install("a cluster", missing_packages)?;
         let find = |name| find(name).with_context(|| format!("{name} is installed and cannot be found"));
         let built = build(|_| true)?;
         Ok(Self {
@@ -167,13 +167,6 @@ impl Clients {
     }
 }
 
-/// A program on the path or in the folders of an administrator's programs.
-pub(crate) fn find(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let folders = std::env::split_paths(&path).chain(SYSTEM_FOLDERS.iter().map(PathBuf::from));
-    folders.map(|folder| folder.join(name)).find(|program| program.is_file())
-}
-
 fn find_cni() -> Option<PathBuf> {
     let has_plugins = |folder: &PathBuf| ["bridge", "host-local"].iter().all(|name| folder.join(name).is_file());
     CNI_FOLDERS.iter().map(PathBuf::from).find(has_plugins)
@@ -188,33 +181,6 @@ fn missing_packages() -> Vec<&'static str> {
     }
     missing.dedup();
     missing
-}
-
-fn install_packages() -> Result<()> {
-    let missing = missing_packages();
-    if missing.is_empty() {
-        return Ok(());
-    }
-    let names = missing.join(" ");
-    let Some(apt) = find("apt-get") else { bail!("a cluster needs what Debian packages as {names}: install them") };
-    progress(&format!("installing {names}"));
-    let install = || run_apt(&apt, &[&["install", "--yes", "--no-install-recommends"], &*missing].concat());
-    // The list of packages may be absent or old.
-    if install().is_err() {
-        run_apt(&apt, &["update"])?;
-        install()?;
-    }
-    let missing = missing_packages();
-    ensure!(missing.is_empty(), "installed, and yet not found: what is in {}", missing.join(", "));
-    Ok(())
-}
-
-fn run_apt(apt: &Path, arguments: &[&str]) -> Result<()> {
-    let mut command = Command::new(apt);
-    command.arg("--quiet").args(arguments).env("DEBIAN_FRONTEND", "noninteractive");
-    let status = command.stdin(Stdio::null()).stdout(Stdio::null()).status().context("cannot run apt-get")?;
-    ensure!(status.success(), "apt-get {} failed", arguments.join(" "));
-    Ok(())
 }
 
 /// Builds what the cache lacks of the programs that are wanted; returns its folder.
@@ -283,11 +249,5 @@ mod tests {
         for program in MODULES[0].programs {
             assert!(gateway.contains(&format!("k8s.io/kubernetes/cmd/{program}\"")), "{program}");
         }
-    }
-
-    #[test]
-    fn a_program_that_is_nowhere_is_not_found() {
-        assert!(find("sh").is_some());
-        assert!(find("no-such-program").is_none());
     }
 }

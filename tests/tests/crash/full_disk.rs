@@ -1,0 +1,106 @@
+//! A node whose disk is full: a small file system of its own.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use rustix::mount::{UnmountFlags, unmount};
+use slimfaas_tests::process::{Scratch, run};
+use slimfaas_tests::report::line;
+use slimfaas_tests::require::skip_or_fail;
+
+use super::namespaces::reason_against;
+use super::scenario::{SUITE, Scenario};
+
+const DISK_BYTES: u64 = 96 << 20;
+/// Left free by the file that takes the rest.
+const ROOM_BYTES: u64 = 8 << 20;
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A file system in a file. Unmounted when dropped.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn mount(image: &Path, at: &Path, scratch: &Path) -> Result<Self> {
+        std::fs::File::create(image)?.set_len(DISK_BYTES)?;
+        let tool = |name: &str, arguments: &[&std::ffi::OsStr]| -> Result<()> {
+            let mut command = Command::new(name);
+            let path = std::env::var("PATH").unwrap_or_default();
+            command.env("PATH", format!("{path}:/usr/sbin:/sbin")).args(arguments);
+            let (good, said) = run(name, &mut command, TIMEOUT, scratch)?;
+            ensure!(good, "{name} failed: {said}");
+            Ok(())
+        };
+        // No room is kept for root, which these tests run as.
+        tool("mkfs.ext4", &["-q".as_ref(), "-F".as_ref(), "-m".as_ref(), "0".as_ref(), image.as_ref()])?;
+        std::fs::create_dir_all(at)?;
+        tool("mount", &["-o".as_ref(), "loop".as_ref(), image.as_ref(), at.as_ref()])?;
+        Ok(Self(at.to_owned()))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // A process that still has files in it keeps it alive, and nobody else sees it any more.
+        let _unmounted = unmount(&self.0, UnmountFlags::DETACH);
+    }
+}
+
+#[test]
+fn a_full_disk_ends_its_node_and_nothing_else() -> Result<()> {
+    const NAME: &str = "a_full_disk_ends_its_node_and_nothing_else";
+    if let Some(reason) = reason_against() {
+        skip_or_fail(SUITE, NAME, reason);
+        return Ok(());
+    }
+    let mut scenario = Scenario::on_loopback("full-disk")?;
+    let scratch = Scratch::new("disk")?;
+    // It founds the cluster, so it is the first to lead.
+    let folder = scenario.cluster.nodes[0].folder.clone();
+    let disk = match SmallDisk::mount(&scratch.path().join("image"), &folder, scratch.path()) {
+        Ok(disk) => disk,
+        Err(error) => {
+            skip_or_fail(SUITE, NAME, format_args!("cannot mount a small file system: {error:#}"));
+            return Ok(());
+        }
+    };
+    scenario.cluster.start_all()?;
+    scenario.load(4096);
+    std::thread::sleep(Duration::from_secs(2));
+    let ballast = folder.join("ballast");
+    fill(&ballast)?;
+    let leads = scenario.cluster.leader()? == 0;
+    scenario.disturb(0, "disk full");
+    let (failed, said) = scenario.cluster.nodes[0].wait_for_its_end(Duration::from_secs(60))?;
+    scenario.remark(0, "ended");
+    let says_so = said.lines().find(|line| line.contains("ERROR") && line.contains("No space left on device"));
+    ensure!(failed, "the node with a full disk ends as if all were well: {said}");
+    let Some(says_so) = says_so else { anyhow::bail!("the log does not name the full disk: {said}") };
+    line(format_args!("crash/full-disk: (leader: {leads}) {}", says_so.trim()));
+    // Restarted as it would be, again and again: it may end at once, or later, but must not take its file for damaged.
+    for _ in 0..3 {
+        scenario.remark(0, "start, still without room");
+        let _ended_before_it_listened = scenario.cluster.start(0);
+        std::thread::sleep(Duration::from_secs(1));
+        scenario.disturb(0, "kill -9");
+        scenario.cluster.kill(0)?;
+    }
+    ensure!(!folder.join("store.redb.damaged").exists(), "a full disk was taken for damage");
+    std::fs::remove_file(&ballast)?;
+    scenario.start_again(0)?;
+    scenario.cluster.wait_until_whole()?;
+    std::thread::sleep(Duration::from_secs(1));
+    let finished = scenario.finish();
+    drop(disk);
+    finished.map(drop)
+}
+
+/// Takes the disk's room but for a little.
+fn fill(ballast: &Path) -> Result<()> {
+    let file = std::fs::File::create(ballast)?;
+    let free = rustix::fs::fstatvfs(&file)?;
+    let bytes = (free.f_bavail * free.f_frsize).saturating_sub(ROOM_BYTES);
+    rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, bytes)?;
+    Ok(())
+}

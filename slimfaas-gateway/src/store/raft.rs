@@ -4,6 +4,7 @@
 mod damage;
 mod database;
 mod duties;
+mod elections;
 mod found;
 mod links;
 mod log;
@@ -54,12 +55,6 @@ use crate::queue::tables;
 /// A leader is heard this often. openraft also gives each of its calls to a peer this long, a disk's sync there
 /// included; a call that takes longer is repeated.
 const HEARTBEAT: Duration = Duration::from_millis(100);
-
-/// A follower that hears no leader waits for the longest of these (the leader's lease), and then a random one between
-/// them, before it asks for votes: 600 to 700 ms after the leader's end. A lease of three and a half heartbeats outlives
-/// a sync of 250 ms, which disks that are not broken rarely need.
-const ELECTION_MIN: Duration = Duration::from_millis(250);
-const ELECTION_MAX: Duration = Duration::from_millis(350);
 
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -131,8 +126,10 @@ fn config() -> Config {
     Config {
         cluster_name: "slimfaas".to_owned(),
         heartbeat_interval: millis(HEARTBEAT),
-        election_timeout_min: millis(ELECTION_MIN),
-        election_timeout_max: millis(ELECTION_MAX),
+        // `elections` says when; what is left of openraft's own is the lease, which is the longest of its timeouts.
+        enable_elect: false,
+        election_timeout_min: millis(elections::LEASE) - 1,
+        election_timeout_max: millis(elections::LEASE),
         // `duties::compact` counts bytes, which openraft does not.
         snapshot_policy: SnapshotPolicy::Never,
         max_in_snapshot_log_to_keep: u64::MAX,
@@ -147,6 +144,7 @@ impl Node {
         let mut tasks = JoinSet::new();
         tasks.spawn(sequencer::run(self.raft.clone(), Arc::clone(&self.way.shared), loops.submissions));
         tasks.spawn(proposer::run(self.way.clone(), loops.proposals));
+        tasks.spawn(elections::run(self.way.clone()));
         tasks.spawn(duties::take_part(self.way.clone()));
         tasks.spawn(duties::keep_time(self.way.clone()));
         tasks.spawn(duties::watch_peers(self.way.clone()));

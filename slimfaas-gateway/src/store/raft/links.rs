@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::watch;
 
+use super::elections::Heard;
 use super::shared::lock;
 use crate::clock::{self, Instant};
 use crate::model::peer::Peer;
@@ -41,6 +42,7 @@ pub(super) struct Links {
     greeters: Mutex<BTreeMap<String, (Instant, bool)>>,
     /// This node founds a cluster, so others are to wait for it.
     pub(super) founding: AtomicBool,
+    pub(super) elections: Heard,
 }
 
 const HEAD_BYTES: usize = 1 + 3 * 8;
@@ -87,7 +89,8 @@ impl Links {
     ) -> Self {
         let cluster = AtomicU64::new(cluster.unwrap_or(NOBODY));
         let (heard, greeters, founding) = (Mutex::default(), Mutex::default(), AtomicBool::new(false));
-        Self { transport, peers, node, name, cluster, heard, greeters, founding }
+        let elections = Heard::default();
+        Self { transport, peers, node, name, cluster, heard, greeters, founding, elections }
     }
 
     pub(super) fn cluster(&self) -> u64 {

@@ -96,7 +96,9 @@ impl RaftNetwork<Types> for Link {
     async fn vote(&mut self, rpc: VoteRequest<u64>, option: RPCOption) -> Result<VoteResponse<u64>, Failure> {
         let body = rpc::vote_request(&rpc);
         let mut reader = self.call(kind::VOTE, &body, option.hard_ttl()).await?;
-        rpc::read_vote_response(&mut reader).map_err(|error| NetworkError::new(&error).into())
+        let response = rpc::read_vote_response(&mut reader).map_err(|error| NetworkError::new(&error))?;
+        self.network.links.elections.was_answered(&rpc, &response);
+        Ok(response)
     }
 
     async fn full_snapshot(

@@ -82,11 +82,20 @@ impl Server {
             kind::APPEND => {
                 let request = rpc::read_append_request(&mut reader)?;
                 self.join(head.cluster).await;
+                // One of a former term may not know that it is over.
+                if request.vote >= self.raft.server_metrics().borrow().vote {
+                    self.links.elections.leader();
+                }
                 let response = self.raft.append_entries(request).await;
                 Ok(response.map_or_else(|_fatal| refused(Refusal::Failed), |ok| served(&rpc::append_response(&ok))))
             }
             kind::VOTE => {
-                let response = self.raft.vote(rpc::read_vote_request(&mut reader)?).await;
+                let request = rpc::read_vote_request(&mut reader)?;
+                self.links.elections.candidate(&request, *self.shared.durable.borrow());
+                let response = self.raft.vote(request.clone()).await;
+                if let Ok(response) = &response {
+                    self.links.elections.answered(&request, response);
+                }
                 Ok(response.map_or_else(|_fatal| refused(Refusal::Failed), |ok| served(&rpc::vote_response(&ok))))
             }
             kind::SNAPSHOT => {
@@ -166,6 +175,7 @@ impl Server {
         };
         let Some(arriving) = incoming.as_mut().filter(expected) else { return Ok(refused(Refusal::Failed)) };
         arriving.next += 1;
+        self.links.elections.leader();
         if self.disk.ask(|done| Job::Receive { rows, fresh: number == 0, done }).await.is_err() {
             return Ok(refused(Refusal::Failed));
         }

@@ -63,6 +63,8 @@ fn requests_are_accepted_again_soon_after_the_leaders_end() -> Result<()> {
     line("| kills | least | p50 | p90 | max |\n|---|---|---|---|---|");
     line(format_args!("| {LEADER_KILLS} | {} | {median} | {} | {max} |", millis(0), millis(LEADER_KILLS * 9 / 10)));
     ensure!(median < 1000, "half of all leaders' ends cost more than a second: {outages:?}");
+    // A machine with other things to do may be late, but elections must not fail one after the other.
+    ensure!(max < 3000, "an election took too long: {outages:?}");
     Ok(())
 }
 

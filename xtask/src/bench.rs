@@ -3,18 +3,28 @@
 
 pub(crate) mod backend;
 mod coldstart;
+mod depth;
+mod disk;
+mod gateways;
 pub(crate) mod load;
+mod measure;
+mod queue;
 mod report;
 mod sync;
 mod target;
 mod usage;
 mod wire;
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::Subcommand;
+
+/// For one answer of a gateway.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 
 #[derive(Subcommand)]
 pub(crate) enum Bench {
@@ -22,6 +32,10 @@ pub(crate) enum Bench {
     Sync(sync::Options),
     /// From a call to a function at zero to its first byte, less what the function itself takes to listen
     Coldstart(coldstart::Options),
+    /// Asynchronous calls stored per second, beside NATS JetStream and Redis Streams; and how long one takes
+    Queue(queue::Options),
+    /// Very many calls stored for a function that takes none: memory, latency, and how fast they drain
+    Depth(depth::Options),
 }
 
 pub(crate) fn run(bench: Bench) -> Result<()> {
@@ -29,6 +43,8 @@ pub(crate) fn run(bench: Bench) -> Result<()> {
     match bench {
         Bench::Sync(options) => sync::run(&options),
         Bench::Coldstart(options) => coldstart::run(&options),
+        Bench::Queue(options) => queue::run(&options),
+        Bench::Depth(options) => depth::run(&options),
     }
 }
 
@@ -40,6 +56,20 @@ fn free_port() -> Result<u16> {
 
 fn loopback(port: u16) -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, port))
+}
+
+/// One GET on a connection of its own; returns all of the response, and when its first byte came.
+fn get(port: u16, path: &str) -> Result<(String, Instant)> {
+    let mut stream = TcpStream::connect(loopback(port))?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").as_bytes())?;
+    let mut first = [0];
+    stream.read_exact(&mut first).context("the connection was closed without an answer")?;
+    let first_byte = Instant::now();
+    let mut answer = String::from(char::from(first[0]));
+    stream.read_to_string(&mut answer).context("the answer is not whole")?;
+    Ok((answer, first_byte))
 }
 
 /// A folder of this run alone, removed when dropped.

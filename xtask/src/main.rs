@@ -47,12 +47,12 @@ enum Command {
     Cluster(cluster::Cluster),
     /// Images of the gateway, the agent and the example function, made without Docker
     Image(image::Options),
-    /// A closed-loop HTTP/1.1 client; `bench sync` runs it as a process of its own
+    /// A closed-loop client; benchmarks run it as a process of its own
     #[command(hide = true)]
     BenchLoad(bench::load::Options),
-    /// A fixed-answer HTTP/1.1 server; `bench sync` runs it as a process of its own
+    /// A fixed-answer HTTP/1.1 server; benchmarks run it as a process of its own
     #[command(hide = true)]
-    BenchBackend,
+    BenchBackend(bench::backend::Options),
     /// Become another program that ends when this one's parent does
     #[command(hide = true)]
     Bound(process::Bound),
@@ -82,7 +82,7 @@ fn run(command: Command) -> Result<bool> {
         Command::Bench(bench) => bench::run(bench).map(|()| true),
         Command::Tools => tools::install_all().map(|()| true),
         Command::BenchLoad(options) => bench::load::run(&options).map(|()| true),
-        Command::BenchBackend => bench::backend::run().map(|()| true),
+        Command::BenchBackend(options) => bench::backend::run(&options).map(|()| true),
         Command::Cluster(command) => cluster::run(command),
         Command::Image(options) => image::run(&options).map(|()| true),
         Command::ClusterProcess(process) => Err(process.exec()),

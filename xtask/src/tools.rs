@@ -1,5 +1,6 @@
 //! `cargo xtask tools`: the public conformance suites and the checker that the black-box tests run, at fixed versions,
-//! built from their packages into a cache outside `target/`. `slimfaas_tests::tools` finds them there.
+//! built from their packages into a cache outside `target/`. `slimfaas_tests::tools` finds them there. And the NATS
+//! server, which `cargo xtask bench queue` installs there when it first needs it.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -14,12 +15,20 @@ pub(crate) const FOLDER: &str = "SLIMFAAS_TOOLS";
 
 const H2SPEC: &str = "2.2.1";
 const AUTOBAHN: &str = "25.10.1";
+const NATS: &str = "2.15.2";
 
 /// The module that pins h2spec: `go install` refuses it, because its release is older than Go's modules.
 const H2SPEC_MODULE: &[(&str, &str)] = &[
     ("go.mod", include_str!("../tools/h2spec/go.mod")),
     ("go.sum", include_str!("../tools/h2spec/go.sum")),
     ("require.go", include_str!("../tools/h2spec/require.go")),
+];
+
+/// The module that pins the NATS server and all that it stands on.
+const NATS_MODULE: &[(&str, &str)] = &[
+    ("go.mod", include_str!("../tools/nats-server/go.mod")),
+    ("go.sum", include_str!("../tools/nats-server/go.sum")),
+    ("require.go", include_str!("../tools/nats-server/require.go")),
 ];
 
 /// Autobahn's test suite and all that it stands on. It is written in Python 2.
@@ -76,6 +85,16 @@ fn missing_packages() -> Vec<&'static str> {
     missing
 }
 
+/// The NATS server that `bench queue` measures, installed if it is missing.
+pub(crate) fn nats_server() -> Result<PathBuf> {
+    const NAME: &str = "nats-server";
+    let folder = folder()?;
+    std::fs::create_dir_all(folder.join("bin")).with_context(|| format!("cannot create {}", folder.display()))?;
+    let module: String = NATS_MODULE.iter().map(|(_, content)| *content).collect();
+    install(&folder, NAME, NATS, &module, build_nats)?;
+    Ok(folder.join("bin").join(NAME))
+}
+
 /// Runs `build`, which leaves executables in the folder it is given, unless it already did with this very recipe.
 fn install(
     folder: &Path,
@@ -109,21 +128,26 @@ fn fresh_folder(folder: &Path) -> Result<()> {
 }
 
 fn build_h2spec(work: &Path, executables: &Path) -> Result<()> {
-    build_go(H2SPEC_MODULE, "github.com/summerwind/h2spec/cmd/h2spec", work, &executables.join("h2spec"))
+    build_go(work, H2SPEC_MODULE, "github.com/summerwind/h2spec/cmd/h2spec", &executables.join("h2spec"))
 }
 
 fn build_historycheck(work: &Path, executables: &Path) -> Result<()> {
-    build_go(HISTORYCHECK_MODULE, ".", work, &executables.join("historycheck"))
+    build_go(work, HISTORYCHECK_MODULE, ".", &executables.join("historycheck"))
 }
 
-fn build_go(module: &[(&str, &str)], package: &str, work: &Path, executable: &Path) -> Result<()> {
+fn build_nats(work: &Path, executables: &Path) -> Result<()> {
+    build_go(work, NATS_MODULE, "github.com/nats-io/nats-server/v2", &executables.join("nats-server"))
+}
+
+/// Builds `package` as `module`, written to `work`, pins it.
+fn build_go(work: &Path, module: &[(&str, &str)], package: &str, program: &Path) -> Result<()> {
     for (name, content) in module {
         std::fs::write(work.join(name), content)?;
     }
     let mut go = Command::new("go");
-    go.args(["build", "-mod=readonly", "-trimpath", "-buildvcs=false", "-o"]).arg(executable);
-    go.arg(package).current_dir(work);
-    run(&mut go, "go (1.24 or newer), which builds it")
+    go.args(["build", "-mod=readonly", "-trimpath", "-buildvcs=false", "-o"]).arg(program).arg(package);
+    go.current_dir(work).env("CGO_ENABLED", "0");
+    run(&mut go, "go (1.26 or newer), which builds it")
 }
 
 fn build_autobahn(work: &Path, executables: &Path) -> Result<()> {

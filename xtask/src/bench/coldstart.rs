@@ -3,7 +3,6 @@
 //! A function at zero replicas is called; the time to the first byte, less what the same command takes to listen when
 //! started by hand, is the gateway's: noticing the call, starting the process, noticing that it listens, sending on.
 
-use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -13,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 
 use super::report::{quantile, table};
-use super::{Scratch, free_port, loopback};
+use super::{Scratch, free_port, get, loopback};
 use crate::process::{POLL, Running, bound, check_interrupted};
 use crate::terminal::{line, progress};
 use crate::{repository, test};
@@ -106,7 +105,7 @@ fn measure(options: &Options, words: &[String], binary: &Path) -> Result<(Vec<f6
         await_zero(&mut gateway, port)?;
         alone.push(start_to_listen(words)?);
         let start = Instant::now();
-        let (answer, first_byte) = request(port, &call).context("a call to the function at zero failed")?;
+        let (answer, first_byte) = get(port, &call).context("a call to the function at zero failed")?;
         let took = first_byte.duration_since(start).as_secs_f64() * 1e3;
         ensure!(answer.starts_with("HTTP/1.1 200 "), "a call was answered {answer}");
         progress(&format!("call {number}: {took:.2} ms"));
@@ -141,7 +140,7 @@ fn start_gateway(scratch: &Scratch, port: u16, words: &[String], binary: &Path) 
     command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
     let mut running = Running::start("slimfaas local up", &mut command)?;
     let deadline = Instant::now() + TIMEOUT;
-    while request(port, "/health").is_err() {
+    while get(port, "/health").is_err() {
         check_interrupted()?;
         let told = || std::fs::read_to_string(&log).unwrap_or_default();
         running.check_alive().with_context(told)?;
@@ -157,7 +156,7 @@ fn await_zero(gateway: &mut Running, port: u16) -> Result<()> {
     loop {
         check_interrupted()?;
         gateway.check_alive()?;
-        let (answer, _) = request(port, &format!("/status-function/{FUNCTION}"))?;
+        let (answer, _) = get(port, &format!("/status-function/{FUNCTION}"))?;
         let body = answer.split_once("\r\n\r\n").map(|(_, body)| body).unwrap_or_default();
         let status: serde_json::Value = serde_json::from_str(body).with_context(|| format!("no status: {answer}"))?;
         // Both are gone: nothing is wanted, and the process that was there has ended.
@@ -167,18 +166,4 @@ fn await_zero(gateway: &mut Running, port: u16) -> Result<()> {
         ensure!(Instant::now() < deadline, "the function does not go to zero: {body}");
         std::thread::sleep(POLL);
     }
-}
-
-/// One GET on a connection of its own; returns all of the response, and when its first byte came.
-fn request(port: u16, path: &str) -> Result<(String, Instant)> {
-    let mut stream = TcpStream::connect(loopback(port))?;
-    stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(TIMEOUT))?;
-    stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").as_bytes())?;
-    let mut first = [0];
-    stream.read_exact(&mut first).context("the connection was closed without an answer")?;
-    let first_byte = Instant::now();
-    let mut answer = String::from(char::from(first[0]));
-    stream.read_to_string(&mut answer).context("the answer is not whole")?;
-    Ok((answer, first_byte))
 }

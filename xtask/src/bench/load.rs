@@ -3,6 +3,11 @@
 //!
 //! It prints [`MEASURING`] when the warm-up is over, and one line of JSON ([`Outcome`]) at the end.
 
+pub(crate) mod dialect;
+mod http;
+pub(crate) mod nats;
+pub(crate) mod redis;
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
@@ -14,8 +19,8 @@ use hdrhistogram::Histogram;
 use rustix::event::epoll;
 
 use super::backend::{EVENTS, READ_BYTES, nonblocking, wait, watch};
-use super::wire;
 use crate::terminal::line;
+use dialect::{Answers, Dialect, Question, Script};
 
 /// The line that says: from now on it counts.
 pub(crate) const MEASURING: &str = "measuring";
@@ -26,13 +31,20 @@ const LATENCY_NANOS_MAX: u64 = 60_000_000_000;
 
 #[derive(Args)]
 pub(crate) struct Options {
-    #[arg(long)]
-    address: SocketAddr,
+    /// Connections are spread over these
+    #[arg(long, required = true, value_delimiter = ',')]
+    address: Vec<SocketAddr>,
+    #[arg(long, value_enum, default_value = "http")]
+    dialect: Dialect,
+    /// The path, subject or key
     #[arg(long)]
     path: String,
     /// Bytes of each request's body; 0 sends GET, more sends POST
     #[arg(long)]
     upload: usize,
+    /// The status that each response must have
+    #[arg(long, default_value_t = 200)]
+    status: u16,
     /// Bytes that each response's body must have
     #[arg(long)]
     download: usize,
@@ -40,8 +52,12 @@ pub(crate) struct Options {
     connections: u64,
     #[arg(long)]
     warmup_millis: u64,
+    /// How long is measured
     #[arg(long)]
     millis: u64,
+    /// Ends when so many requests were measured
+    #[arg(long)]
+    requests: Option<u64>,
 }
 
 /// What one load found. Times in nanoseconds.
@@ -79,21 +95,22 @@ impl Outcome {
 
 /// Loads and prints. The first wrong answer or broken connection ends it: numbers of a faulty run mean nothing.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let request = request(options);
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-    let mut load = Load { epoll, download: options.download, histogram: latencies(), measuring: false, request };
+    let mut load = Load { epoll, histogram: latencies(), measuring: false, enough: u64::MAX };
     let mut connections = Vec::new();
-    for number in 0..options.connections {
-        let stream = TcpStream::connect(options.address).context("cannot connect")?;
-        watch(&load.epoll, &stream, number)?;
-        connections.push(Connection::new(stream));
+    for (number, address) in (0..options.connections).zip(options.address.iter().cycle()) {
+        let connection = Connection::open(options, *address, number)?;
+        watch(&load.epoll, &connection.stream, number)?;
+        connections.push(connection);
     }
     for connection in &mut connections {
-        connection.send(&load.request)?;
+        connection.started = Instant::now();
+        connection.send()?;
     }
     load.run_for(Duration::from_millis(options.warmup_millis), &mut connections)?;
     line(MEASURING);
     load.measuring = true;
+    load.enough = options.requests.unwrap_or(u64::MAX);
     let elapsed = load.run_for(Duration::from_millis(options.millis), &mut connections)?;
     line(&load.outcome(elapsed).to_json().to_string());
     Ok(())
@@ -103,34 +120,23 @@ fn latencies() -> Histogram<u64> {
     Histogram::new_with_bounds(1, LATENCY_NANOS_MAX, 3).expect("the bounds are in order, and three digits are allowed")
 }
 
-fn request(options: &Options) -> Vec<u8> {
-    let Options { address, path, upload, .. } = options;
-    let mut bytes = match upload {
-        0 => format!("GET {path} HTTP/1.1\r\nhost: {address}\r\n\r\n"),
-        _ => format!("POST {path} HTTP/1.1\r\nhost: {address}\r\ncontent-length: {upload}\r\n\r\n"),
-    }
-    .into_bytes();
-    bytes.resize(bytes.len() + upload, b'u');
-    bytes
-}
-
 struct Load {
     epoll: OwnedFd,
-    request: Vec<u8>,
-    download: usize,
     histogram: Histogram<u64>,
     /// Whether latencies are recorded.
     measuring: bool,
+    /// Recorded latencies at which it ends.
+    enough: u64,
 }
 
 impl Load {
-    /// Runs for `period` and returns how long it was in truth.
+    /// Runs for `period`, or until it is enough, and returns how long it was in truth.
     fn run_for(&mut self, period: Duration, connections: &mut [Connection]) -> Result<Duration> {
         let start = Instant::now();
         let mut events = Vec::with_capacity(EVENTS);
         let mut buffer = vec![0; READ_BYTES];
         let mut now = start;
-        while now.duration_since(start) < period {
+        while now.duration_since(start) < period && self.histogram.len() < self.enough {
             self.await_events(&mut events)?;
             for event in &events {
                 let connection = usize::try_from(event.data.u64()).ok().and_then(|number| connections.get_mut(number));
@@ -150,15 +156,15 @@ impl Load {
 
     /// Goes as far as the socket lets it.
     fn advance(&mut self, connection: &mut Connection, buffer: &mut [u8]) -> Result<()> {
-        connection.send(&self.request)?;
+        connection.send()?;
         loop {
             match nonblocking(connection.stream.read(buffer))? {
                 None => return Ok(()),
                 Some(0) => bail!("the server closed a connection"),
                 Some(read) => {
-                    if connection.take(&buffer[..read], self.download)? {
+                    if connection.answers.take(&buffer[..read])? {
                         self.record(connection);
-                        connection.send(&self.request)?;
+                        connection.send()?;
                     }
                     if read < buffer.len() {
                         return Ok(());
@@ -171,7 +177,7 @@ impl Load {
     /// Notes an answer that is whole, and starts the clock of the next request.
     fn record(&mut self, connection: &mut Connection) {
         let now = Instant::now();
-        if self.measuring {
+        if self.measuring && self.histogram.len() < self.enough {
             let nanos = now.duration_since(connection.started).as_nanos();
             self.histogram.saturating_record(u64::try_from(nanos).unwrap_or(u64::MAX));
         }
@@ -194,51 +200,43 @@ impl Load {
 
 struct Connection {
     stream: TcpStream,
+    request: Vec<u8>,
+    answers: Answers,
     /// When the request under way was begun.
     started: Instant,
     /// Bytes of it that are out.
     sent: usize,
-    /// What has come of a response's head that is not complete.
-    head: Vec<u8>,
-    /// Bytes of the response's body still to come; `None` while its head comes.
-    body_left: Option<usize>,
 }
 
 impl Connection {
-    fn new(stream: TcpStream) -> Self {
-        Self { stream, started: Instant::now(), sent: 0, head: Vec::new(), body_left: None }
+    fn open(options: &Options, address: SocketAddr, number: u64) -> Result<Self> {
+        let Options { dialect, path, upload, status, download, .. } = options;
+        let question =
+            Question { address, target: path.clone(), upload: *upload, status: *status, download: *download };
+        let Script { greeting, request, answers } = dialect.script(&question, number);
+        let mut stream = TcpStream::connect(address).context("cannot connect")?;
+        if let Some((words, last_line)) = greeting {
+            dialect::greet(&mut stream, &words, last_line)?;
+        }
+        Ok(Self { stream, request, answers, started: Instant::now(), sent: 0 })
     }
 
     /// Sends what is left of the request.
-    fn send(&mut self, request: &[u8]) -> Result<()> {
-        while self.sent < request.len() {
-            match nonblocking(self.stream.write(&request[self.sent..]))? {
+    fn send(&mut self) -> Result<()> {
+        if self.sent == 0 {
+            let owed = self.answers.owed();
+            // A few bytes, into a socket of which everything has been acknowledged.
+            let written = if owed.is_empty() { 0 } else { self.stream.write(owed)? };
+            ensure!(written == owed.len(), "the socket does not take {} bytes", owed.len());
+        }
+        while self.sent < self.request.len() {
+            match nonblocking(self.stream.write(&self.request[self.sent..]))? {
                 Some(0) => bail!("the server closed a connection"),
                 Some(written) => self.sent += written,
                 None => return Ok(()),
             }
         }
         Ok(())
-    }
-
-    /// Takes what was read. `true`: the response is whole, and right.
-    fn take(&mut self, mut bytes: &[u8], expected: usize) -> Result<bool> {
-        if self.body_left.is_none() {
-            let before = self.head.len();
-            self.head.extend_from_slice(bytes);
-            let Some(end) = wire::head_end(&self.head)? else { return Ok(false) };
-            let head = &self.head[..end];
-            let (status, length) = (wire::status(head)?, wire::body_length(head, None)?);
-            ensure!(status == 200, "the status is {status}: {}", String::from_utf8_lossy(&self.head));
-            ensure!(length == expected, "the body has {length} bytes, not {expected}");
-            bytes = &bytes[end - before..];
-            self.head.clear();
-            self.body_left = Some(length);
-        }
-        let left = self.body_left.unwrap_or_default();
-        ensure!(bytes.len() <= left, "more bytes came than the response has");
-        self.body_left = (left > bytes.len()).then(|| left - bytes.len());
-        Ok(self.body_left.is_none())
     }
 }
 
@@ -262,28 +260,5 @@ mod tests {
         let outcome = Outcome { requests: 1, elapsed: 2, p50: 3, p99: 4, p999: 5, max: 6 };
         assert_eq!(Outcome::from_json(&outcome.to_json().to_string()).unwrap(), outcome);
         assert!(Outcome::from_json("{}").is_err());
-    }
-
-    /// Feeds `pieces` of a response, whose body should have five bytes, to a connection of which nothing else is used.
-    #[track_caller]
-    fn check_response(pieces: &[&str], expected: Result<bool, &str>) {
-        let listener = std::net::TcpListener::bind(super::super::loopback(0)).unwrap();
-        let mut connection = Connection::new(TcpStream::connect(listener.local_addr().unwrap()).unwrap());
-        let taken = pieces.iter().try_fold(false, |_, piece| connection.take(piece.as_bytes(), 5));
-        assert_eq!(taken.map_err(|error| error.to_string()), expected.map_err(str::to_owned), "{pieces:?}");
-    }
-
-    #[test]
-    fn every_response_is_verified() {
-        check_response(&["HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello"], Ok(true));
-        check_response(&["HTTP/1.1 200 OK\r\ncontent-length: 5\r", "\n\r\nhe", "llo"], Ok(true));
-        check_response(&["HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhell"], Ok(false));
-        check_response(&["HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nhell"], Err("the body has 4 bytes, not 5"));
-        check_response(
-            &["HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello!"],
-            Err("more bytes came than the response has"),
-        );
-        let refused = "HTTP/1.1 503 No\r\ncontent-length: 5\r\n\r\n";
-        check_response(&[refused], Err(&format!("the status is 503: {refused}")));
     }
 }

@@ -2,21 +2,20 @@
 //! happens on the machine happens to all of them; each number is the median over the rounds.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 
-use super::load::{MEASURING, Outcome};
+use super::load::Outcome;
+use super::measure::{Sample, measure};
 use super::report::{median, table};
 use super::target::{Kind, Target, check_installed, start_backend, start_proxy};
-use super::usage::{Usage, of_tree};
+use super::usage::of_tree;
 use super::{Scratch, loopback};
-use crate::process::{Running, bound, check_interrupted, interrupted, terminate};
+use crate::process::check_interrupted;
 use crate::terminal::{line, progress};
 use crate::{repository, test};
 
@@ -24,8 +23,6 @@ use crate::{repository, test};
 const WARMUP: Duration = Duration::from_millis(700);
 /// For a target to settle before its idle memory is read.
 const SETTLE: Duration = Duration::from_secs(1);
-/// Between two readings of the memory under load.
-const SAMPLING: Duration = Duration::from_millis(50);
 const LARGE: usize = 64 * 1024;
 
 #[derive(Args)]
@@ -63,14 +60,6 @@ const SHAPES: &[Shape] = &[
     Shape { name: "GET, 64 KiB down", upload: 0, download: LARGE },
     Shape { name: "POST, 64 KiB up, 64 bytes down", upload: LARGE, download: 64 },
 ];
-
-/// One measurement of one target.
-struct Sample {
-    outcome: Outcome,
-    /// Of the target's own processes while it was measured; the backend's for `direct`.
-    cpu_micros: u64,
-    resident_max: u64,
-}
 
 /// One line of a table: a target with a shape and a number of connections.
 type Case = (usize, u64, Kind);
@@ -122,10 +111,13 @@ fn measure_all(options: &Options, targets: &mut [Target]) -> Result<BTreeMap<Cas
             for round in 1..=options.rounds {
                 for target in targets.iter_mut().filter(|target| options.only.contains(&target.kind)) {
                     check_interrupted()?;
-                    let sample = measure(target, *shape, *connections, period).with_context(|| {
+                    target.running.check_alive()?;
+                    // The CPU of `direct` is the backend's.
+                    let load = arguments(target, *shape, *connections, period);
+                    let sample = measure(&load, &[target.running.id()]).with_context(|| {
                         format!("{}, {}, {connections} connections", target.kind.name(), shape.name)
                     })?;
-                    let rate = rate(&sample);
+                    let rate = sample.rate();
                     let name = target.kind.name();
                     progress(&format!(
                         "{}, {connections:>2} connections, round {round}: {name:<8} {rate:>7.0}/s",
@@ -139,71 +131,18 @@ fn measure_all(options: &Options, targets: &mut [Target]) -> Result<BTreeMap<Cas
     Ok(samples)
 }
 
-fn measure(target: &mut Target, shape: Shape, connections: u64, period: Duration) -> Result<Sample> {
-    target.running.check_alive()?;
-    let id = target.running.id();
-    let mut load = start_load(target, shape, connections, period)?;
-    let load_id = load.id();
-    let mut lines = BufReader::new(load.child().stdout.take().context("the load has no output")?).lines();
-    let mut next = || lines.next().transpose()?.context("the load ended early: its reason is above");
-    let done = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        let sampler = scope.spawn(|| sample_memory(id, load_id, &done));
-        let measured = (|| {
-            let first = next()?;
-            ensure!(first == MEASURING, "the load said {first}");
-            let before = of_tree(id)?;
-            let outcome = Outcome::from_json(&next()?)?;
-            anyhow::Ok((outcome, of_tree(id)?.cpu_micros - before.cpu_micros))
-        })();
-        done.store(true, Ordering::Relaxed);
-        let resident_max = sampler.join().expect("the sampler does not panic");
-        check_interrupted()?;
-        let (outcome, cpu_micros) = measured?;
-        ensure!(load.wait()?.success(), "the load failed");
-        Ok(Sample { outcome, cpu_micros, resident_max })
-    })
-}
-
-fn start_load(target: &Target, shape: Shape, connections: u64, period: Duration) -> Result<Running> {
-    let own = std::env::current_exe().context("cannot find this program's own file")?;
-    let mut command = bound(own)?;
-    command.arg("bench-load").arg("--address").arg(loopback(target.port).to_string());
-    command.arg("--path").arg(target.path(shape.download));
-    let numbers = [
-        ("--upload", shape.upload as u128),
-        ("--download", shape.download as u128),
-        ("--connections", u128::from(connections)),
-        ("--warmup-millis", WARMUP.as_millis()),
-        ("--millis", period.as_millis()),
+/// Of the load.
+fn arguments(target: &Target, shape: Shape, connections: u64, period: Duration) -> Vec<OsString> {
+    let arguments = [
+        ("--address", loopback(target.port).to_string()),
+        ("--path", target.path(shape.download)),
+        ("--upload", shape.upload.to_string()),
+        ("--download", shape.download.to_string()),
+        ("--connections", connections.to_string()),
+        ("--warmup-millis", WARMUP.as_millis().to_string()),
+        ("--millis", period.as_millis().to_string()),
     ];
-    numbers.iter().for_each(|(name, value)| _ = command.arg(name).arg(value.to_string()));
-    command.stdin(Stdio::null()).stdout(Stdio::piped());
-    Running::start("the load", &mut command)
-}
-
-/// The most memory that the target held until `done`. An interrupt ends the load, and so what waits for it.
-fn sample_memory(id: u32, load: u32, done: &AtomicBool) -> u64 {
-    let mut most = 0;
-    while !done.load(Ordering::Relaxed) {
-        // A target that is gone fails the measurement by itself.
-        let Usage { resident_bytes, .. } = of_tree(id).unwrap_or_default();
-        most = most.max(resident_bytes);
-        if interrupted() {
-            terminate(load);
-            break;
-        }
-        std::thread::sleep(SAMPLING);
-    }
-    most
-}
-
-fn rate(sample: &Sample) -> f64 {
-    sample.outcome.requests as f64 / (sample.outcome.elapsed as f64 / 1e9)
-}
-
-fn cpu_per_request(sample: &Sample) -> f64 {
-    sample.cpu_micros as f64 / sample.outcome.requests as f64
+    arguments.into_iter().flat_map(|(name, value)| [name.into(), value.into()]).collect()
 }
 
 fn show(options: &Options, samples: &BTreeMap<Case, Vec<Sample>>, idle: &BTreeMap<Kind, u64>) {
@@ -222,7 +161,7 @@ fn show(options: &Options, samples: &BTreeMap<Case, Vec<Sample>>, idle: &BTreeMa
     let most = |kind: Kind| samples.iter().filter(move |((.., of), _)| *of == kind).flat_map(|(_, samples)| samples);
     let mib = |bytes: u64| format!("{:.1}", bytes as f64 / f64::from(1 << 20));
     let memory = options.only.iter().map(|kind| {
-        let most = most(*kind).map(|sample| sample.resident_max).max().unwrap_or(0);
+        let most = most(*kind).flat_map(|sample| &sample.resident_max).max().copied().unwrap_or(0);
         vec![kind.name().to_owned(), mib(idle[kind]), mib(most)]
     });
     table(
@@ -249,13 +188,13 @@ fn row(kind: Kind, middle: &Middle<'_>) -> Vec<String> {
     let added = micros(|outcome| outcome.p50).zip(direct).map(|(own, direct)| own - direct);
     vec![
         kind.name().to_owned(),
-        text(middle(kind, &rate), 0),
+        text(middle(kind, &Sample::rate), 0),
         text(micros(|outcome| outcome.p50), 1),
         text(micros(|outcome| outcome.p99), 1),
         text(micros(|outcome| outcome.p999), 1),
-        text(middle(kind, &cpu_per_request), 1),
-        text(beside_nginx(rate), 2),
-        text(beside_nginx(cpu_per_request), 2),
+        text(middle(kind, &Sample::cpu_per_request), 1),
+        text(beside_nginx(Sample::rate), 2),
+        text(beside_nginx(Sample::cpu_per_request), 2),
         text(added.filter(|_| kind != Kind::Direct), 1),
     ]
 }
@@ -268,7 +207,7 @@ fn json(samples: &BTreeMap<Case, Vec<Sample>>, idle: &BTreeMap<Kind, u64>) -> se
                 "target": kind.name(), "shape": SHAPES[*shape].name, "connections": connections,
                 "requests": requests, "nanos": elapsed,
                 "p50_nanos": p50, "p99_nanos": p99, "p999_nanos": p999, "max_nanos": max,
-                "cpu_micros": sample.cpu_micros, "resident_max_bytes": sample.resident_max,
+                "cpu_micros": sample.cpu_micros, "resident_max_bytes": sample.resident_max[0],
             })
         })
     });

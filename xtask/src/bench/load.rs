@@ -1,4 +1,4 @@
-//! The client of a benchmark: N connections, each sending its next request when the answer to the last one is whole.
+//! The client of a benchmark: N connections, each sending a next request when the answer to a former one is whole.
 //! One thread and three system calls a request, so that it is much cheaper than what it measures.
 //!
 //! It prints [`MEASURING`] when the warm-up is over, and one line of JSON ([`Outcome`]) at the end.
@@ -8,6 +8,7 @@ mod http;
 pub(crate) mod nats;
 pub(crate) mod redis;
 
+use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
@@ -50,6 +51,9 @@ pub(crate) struct Options {
     download: usize,
     #[arg(long)]
     connections: u64,
+    /// Requests under way at once on each connection
+    #[arg(long, default_value_t = 1)]
+    window: usize,
     #[arg(long)]
     warmup_millis: u64,
     /// How long is measured
@@ -95,6 +99,12 @@ impl Outcome {
 
 /// Loads and prints. The first wrong answer or broken connection ends it: numbers of a faulty run mean nothing.
 pub(crate) fn run(options: &Options) -> Result<()> {
+    let shares = options.window > 1;
+    ensure!(
+        !shares || options.dialect.may_share(),
+        "a connection carries one request at a time in {:?}",
+        options.dialect
+    );
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     let mut load = Load { epoll, histogram: latencies(), measuring: false, enough: u64::MAX };
     let mut connections = Vec::new();
@@ -104,7 +114,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         connections.push(connection);
     }
     for connection in &mut connections {
-        connection.started = Instant::now();
+        (0..options.window).for_each(|_| connection.begin(Instant::now()));
         connection.send()?;
     }
     load.run_for(Duration::from_millis(options.warmup_millis), &mut connections)?;
@@ -162,10 +172,10 @@ impl Load {
                 None => return Ok(()),
                 Some(0) => bail!("the server closed a connection"),
                 Some(read) => {
-                    if connection.answers.take(&buffer[..read])? {
-                        self.record(connection);
-                        connection.send()?;
+                    for _ in 0..connection.answers.take(&buffer[..read])? {
+                        self.record(connection)?;
                     }
+                    connection.send()?;
                     if read < buffer.len() {
                         return Ok(());
                     }
@@ -174,15 +184,16 @@ impl Load {
         }
     }
 
-    /// Notes an answer that is whole, and starts the clock of the next request.
-    fn record(&mut self, connection: &mut Connection) {
+    /// Notes an answer that is whole, and begins the next request.
+    fn record(&mut self, connection: &mut Connection) -> Result<()> {
         let now = Instant::now();
+        let started = connection.started.pop_front().context("an answer came to no request")?;
         if self.measuring && self.histogram.len() < self.enough {
-            let nanos = now.duration_since(connection.started).as_nanos();
+            let nanos = now.duration_since(started).as_nanos();
             self.histogram.saturating_record(u64::try_from(nanos).unwrap_or(u64::MAX));
         }
-        connection.started = now;
-        connection.sent = 0;
+        connection.begin(now);
+        Ok(())
     }
 
     fn outcome(&self, elapsed: Duration) -> Outcome {
@@ -202,9 +213,11 @@ struct Connection {
     stream: TcpStream,
     request: Vec<u8>,
     answers: Answers,
-    /// When the request under way was begun.
-    started: Instant,
-    /// Bytes of it that are out.
+    /// When each request without an answer was begun.
+    started: VecDeque<Instant>,
+    /// Of these, how many are not out yet.
+    unsent: usize,
+    /// Bytes of the first unsent one that are out.
     sent: usize,
 }
 
@@ -213,27 +226,37 @@ impl Connection {
         let Options { dialect, path, upload, status, download, .. } = options;
         let question =
             Question { address, target: path.clone(), upload: *upload, status: *status, download: *download };
-        let Script { greeting, request, answers } = dialect.script(&question, number);
+        let Script { greeting, request, mut answers } = dialect.script(&question, number);
         let mut stream = TcpStream::connect(address).context("cannot connect")?;
         if let Some((words, last_line)) = greeting {
-            dialect::greet(&mut stream, &words, last_line)?;
+            let more = dialect::greet(&mut stream, &words, last_line)?;
+            ensure!(answers.take(&more)? == 0, "an answer came before the question");
         }
-        Ok(Self { stream, request, answers, started: Instant::now(), sent: 0 })
+        Ok(Self { stream, request, answers, started: VecDeque::new(), unsent: 0, sent: 0 })
     }
 
-    /// Sends what is left of the request.
+    /// Has one more request sent.
+    fn begin(&mut self, now: Instant) {
+        self.started.push_back(now);
+        self.unsent += 1;
+    }
+
+    /// Sends what is left of the requests.
     fn send(&mut self) -> Result<()> {
-        if self.sent == 0 {
-            let owed = self.answers.owed();
-            // A few bytes, into a socket of which everything has been acknowledged.
-            let written = if owed.is_empty() { 0 } else { self.stream.write(owed)? };
-            ensure!(written == owed.len(), "the socket does not take {} bytes", owed.len());
-        }
-        while self.sent < self.request.len() {
+        while self.unsent > 0 {
+            if self.sent == 0 {
+                let owed = self.answers.owed();
+                // A few bytes, and more of them would be owed only after these.
+                let written = if owed.is_empty() { 0 } else { self.stream.write(owed)? };
+                ensure!(written == owed.len(), "the socket does not take {} bytes", owed.len());
+            }
             match nonblocking(self.stream.write(&self.request[self.sent..]))? {
                 Some(0) => bail!("the server closed a connection"),
                 Some(written) => self.sent += written,
                 None => return Ok(()),
+            }
+            if self.sent == self.request.len() {
+                (self.sent, self.unsent) = (0, self.unsent - 1);
             }
         }
         Ok(())

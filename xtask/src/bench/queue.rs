@@ -38,7 +38,7 @@ pub(crate) struct Options {
     /// Nodes of each target
     #[arg(long, value_delimiter = ',', default_value = "1,3", value_parser = clap::value_parser!(u16).range(1..=5))]
     nodes: Vec<u16>,
-    /// Callers at once, each waiting for its answer before it calls again, on a connection of its own
+    /// Callers at once, each waiting for its answer before it calls again
     #[arg(long, value_delimiter = ',', default_value = "1,4,16,256", value_parser = clap::value_parser!(u64).range(1..))]
     callers: Vec<u64>,
     /// Length of one measurement
@@ -51,7 +51,7 @@ pub(crate) struct Options {
     #[arg(long, conflicts_with_all = ["seconds", "rounds"])]
     quick: bool,
     /// Targets to measure
-    #[arg(long, value_enum, value_delimiter = ',', default_value = "gateway,nats,redis")]
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "gateway,nats,nats-shared,redis")]
     only: Vec<Kind>,
     /// Calls whose way to the function is measured; 0 leaves this out
     #[arg(long, default_value_t = 200)]
@@ -107,7 +107,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 fn find_programs(options: &Options) -> Result<Programs> {
     let wants = |kind| options.only.contains(&kind);
     let skip = |kind: Kind, why: String| line(&paint(Colour::Yellow, &format!("skipped: {}: {why}", kind.name())));
-    let nats = if wants(Kind::Nats) { tools::nats_server().map(Some) } else { Ok(None) };
+    let nats = if wants(Kind::Nats) || wants(Kind::NatsShared) { tools::nats_server().map(Some) } else { Ok(None) };
     let nats = nats.unwrap_or_else(|error| {
         skip(Kind::Nats, format!("{error:#}"));
         None
@@ -142,11 +142,12 @@ fn measure_nodes(
                 check_interrupted()?;
                 let kind = target.kind;
                 let name = kind.name();
+                let Some(spread) = target.spread(*callers) else { continue };
                 target.prepare()?;
-                let sample = measure(&arguments(target, *callers, period), &target.ids())
+                let sample = measure(&arguments(target, spread, period), &target.ids())
                     .with_context(|| format!("{name}, {nodes} node(s), {callers} caller(s)"))?;
                 let rate = sample.rate();
-                progress(&format!("{nodes} node(s), {callers:>3} caller(s), round {round}: {name:<8} {rate:>7.0}/s"));
+                progress(&format!("{nodes} node(s), {callers:>3} caller(s), round {round}: {name:<12} {rate:>7.0}/s"));
                 found.samples.entry((nodes, *callers, kind)).or_default().push(sample);
             }
             // Whoever comes first has the machine in another state than whoever comes last.
@@ -158,7 +159,7 @@ fn measure_nodes(
 }
 
 /// Of the load.
-fn arguments(target: &Target, callers: u64, period: Duration) -> Vec<OsString> {
+fn arguments(target: &Target, (connections, window): (u64, u64), period: Duration) -> Vec<OsString> {
     let addresses: Vec<String> = target.addresses.iter().map(ToString::to_string).collect();
     let arguments = [
         ("--address", addresses.join(",")),
@@ -167,7 +168,8 @@ fn arguments(target: &Target, callers: u64, period: Duration) -> Vec<OsString> {
         ("--upload", BODY_BYTES.to_string()),
         ("--status", target.status.to_string()),
         ("--download", "0".to_owned()),
-        ("--connections", callers.to_string()),
+        ("--connections", connections.to_string()),
+        ("--window", window.to_string()),
         ("--warmup-millis", WARMUP.as_millis().to_string()),
         ("--millis", period.as_millis().to_string()),
     ];

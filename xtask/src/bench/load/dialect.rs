@@ -1,5 +1,4 @@
-//! What a client of the benchmark says and how it reads the answers: one request at a time on each connection, and
-//! every answer verified.
+//! What a client of the benchmark says and how it reads the answers, of which each is verified.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -44,6 +43,11 @@ pub(crate) struct Script {
 }
 
 impl Dialect {
+    /// Whether requests may be sent before the answers to former ones.
+    pub(crate) fn may_share(self) -> bool {
+        self == Self::Nats
+    }
+
     /// The words of the connection with this number.
     pub(crate) fn script(self, question: &Question, number: u64) -> Script {
         match self {
@@ -63,12 +67,12 @@ pub(crate) enum Answers {
 }
 
 impl Answers {
-    /// Takes what was read. `true`: the answer is whole, and right.
-    pub(crate) fn take(&mut self, bytes: &[u8]) -> Result<bool> {
+    /// Takes what was read. Returns how many answers it made whole; all of them are right.
+    pub(crate) fn take(&mut self, bytes: &[u8]) -> Result<usize> {
         match self {
-            Self::Http(answers) => answers.take(bytes),
+            Self::Http(answers) => answers.take(bytes).map(usize::from),
             Self::Nats(answers) => answers.take(bytes),
-            Self::Redis(answers) => answers.take(bytes),
+            Self::Redis(answers) => answers.take(bytes).map(usize::from),
         }
     }
 
@@ -81,18 +85,20 @@ impl Answers {
     }
 }
 
-/// Greets on a connection that still blocks.
-pub(crate) fn greet(stream: &mut TcpStream, greeting: &[u8], last_line: &str) -> Result<()> {
+/// Greets on a connection that still blocks. Returns what came behind the answer's last line.
+pub(crate) fn greet(stream: &mut TcpStream, greeting: &[u8], last_line: &str) -> Result<Vec<u8>> {
     stream.write_all(greeting)?;
     let mut answer = Vec::new();
-    while !answer.ends_with(last_line.as_bytes()) {
+    loop {
         let mut buffer = [0; 4096];
         let read = stream.read(&mut buffer).context("no answer to the greeting")?;
         ensure!(read > 0, "the server closed a connection: {}", String::from_utf8_lossy(&answer));
         answer.extend_from_slice(&buffer[..read]);
+        if let Some(at) = answer.windows(last_line.len()).position(|bytes| bytes == last_line.as_bytes()) {
+            return Ok(answer.split_off(at + last_line.len()));
+        }
         ensure!(answer.len() < GREETING_BYTES_MAX, "the answer to the greeting does not end");
     }
-    Ok(())
 }
 
 /// The first line of `buffer`, without its end, and where the next one begins.

@@ -33,18 +33,27 @@ pub(super) fn script(question: &Question, name: &str) -> Script {
 #[derive(Default)]
 pub(crate) struct Answers {
     buffer: Vec<u8>,
+    /// The number of the last message that was acknowledged.
+    stored: u64,
     /// The server has asked whether we are there.
     pinged: bool,
 }
 
 impl Answers {
-    /// Takes what was read; every message must acknowledge what was published.
-    pub(super) fn take(&mut self, bytes: &[u8]) -> Result<bool> {
-        let Some(message) = self.message(bytes)? else { return Ok(false) };
-        let acknowledged: serde_json::Value = serde_json::from_slice(&message).unwrap_or_default();
-        let text = || String::from_utf8_lossy(&message).into_owned();
-        ensure!(acknowledged["seq"].is_u64() && acknowledged["error"].is_null(), "not stored: {}", text());
-        Ok(true)
+    /// Takes what was read; every message must acknowledge what was published. On one connection they come in the order
+    /// of the requests, which their numbers prove.
+    pub(super) fn take(&mut self, bytes: &[u8]) -> Result<usize> {
+        let mut bytes = bytes;
+        let mut count = 0;
+        while let Some(message) = self.message(std::mem::take(&mut bytes))? {
+            let acknowledged: serde_json::Value = serde_json::from_slice(&message).unwrap_or_default();
+            let stored = acknowledged["seq"].as_u64().filter(|_| acknowledged["error"].is_null());
+            let stored = stored.with_context(|| format!("not stored: {}", String::from_utf8_lossy(&message)))?;
+            ensure!(stored > self.stored, "{stored} is acknowledged after {}", self.stored);
+            self.stored = stored;
+            count += 1;
+        }
+        Ok(count)
     }
 
     /// The next message's payload, once it is whole.
@@ -84,21 +93,24 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check_answer(pieces: &[&str], expected: Result<bool, &str>, owed: &str) {
+    fn check_answer(pieces: &[&str], expected: Result<usize, &str>, owed: &str) {
         let mut answers = Answers::default();
-        let taken = pieces.iter().try_fold(false, |_, piece| answers.take(piece.as_bytes()));
+        let taken = pieces.iter().try_fold(0, |_, piece| answers.take(piece.as_bytes()));
         assert_eq!(taken.map_err(|error| error.to_string()), expected.map_err(str::to_owned), "{pieces:?}");
         assert_eq!(answers.owed(), owed.as_bytes());
     }
 
     #[test]
     fn only_an_acknowledgement_counts() {
-        check_answer(&["MSG _INBOX.1 1 23\r\n{\"stream\":\"q\",\"seq\":17}\r\n"], Ok(true), "");
-        check_answer(&["MSG _INBOX.1 1 23\r", "\n{\"stream\":\"q\",\"se", "q\":17}\r\n"], Ok(true), "");
-        check_answer(&["MSG _INBOX.1 1 23\r\n{\"stream\":\"q\",\"seq\":17}"], Ok(false), "");
-        check_answer(&["PING\r\nINFO {}\r\nMSG _INBOX.1 1 9\r\n{\"seq\":1}\r\n"], Ok(true), "PONG\r\n");
-        check_answer(&["MSG _INBOX.1 1 18\r\n{\"error\":{},\"seq\":0"], Ok(false), "");
+        check_answer(&["MSG _INBOX.1 1 23\r\n{\"stream\":\"q\",\"seq\":17}\r\n"], Ok(1), "");
+        check_answer(&["MSG _INBOX.1 1 23\r", "\n{\"stream\":\"q\",\"se", "q\":17}\r\n"], Ok(1), "");
+        check_answer(&["MSG _INBOX.1 1 23\r\n{\"stream\":\"q\",\"seq\":17}"], Ok(0), "");
+        check_answer(&["PING\r\nINFO {}\r\nMSG _INBOX.1 1 9\r\n{\"seq\":1}\r\n"], Ok(1), "PONG\r\n");
+        check_answer(&["MSG _INBOX.1 1 18\r\n{\"error\":{},\"seq\":0"], Ok(0), "");
         check_answer(&["MSG _INBOX.1 1 11\r\n{\"error\":0}\r\n"], Err("not stored: {\"error\":0}"), "");
+        let two = "MSG i 1 9\r\n{\"seq\":1}\r\nMSG i 1 9\r\n{\"seq\":2}\r\n";
+        check_answer(&[two], Ok(2), "");
+        check_answer(&[two, "MSG i 1 9\r\n{\"seq\":1}\r\n"], Err("1 is acknowledged after 2"), "");
         check_answer(&["-ERR 'No'\r\n"], Err("the server says -ERR 'No'"), "");
     }
 }

@@ -86,16 +86,17 @@ fn create_stream(port: u16, replicas: u16) -> Result<()> {
 fn ask(port: u16, subject: &str, question: &Value) -> Result<Value> {
     let mut stream = TcpStream::connect(loopback(port))?;
     stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
-    greet(&mut stream, &greeting(INBOX), GREETED)?;
-    stream.write_all(&publish(subject, INBOX, question.to_string().as_bytes()))?;
     let mut answers = Answers::default();
-    let mut buffer = [0; 4096];
+    let mut come = greet(&mut stream, &greeting(INBOX), GREETED)?;
+    stream.write_all(&publish(subject, INBOX, question.to_string().as_bytes()))?;
     loop {
-        let read = stream.read(&mut buffer).context("NATS does not answer")?;
-        ensure!(read > 0, "NATS closed the connection");
-        if let Some(message) = answers.message(&buffer[..read])? {
+        if let Some(message) = answers.message(&come)? {
             return serde_json::from_slice(&message).context("the answer is no JSON");
         }
+        let mut buffer = [0; 4096];
+        let read = stream.read(&mut buffer).context("NATS does not answer")?;
+        ensure!(read > 0, "NATS closed the connection");
+        come = buffer[..read].to_vec();
     }
 }
 

@@ -16,6 +16,8 @@ pub(crate) enum Kind {
     Gateway,
     /// NATS JetStream, file storage, `sync_interval: always`
     Nats,
+    /// The same, with one connection to each node that all callers share, as NATS' own clients have it
+    NatsShared,
     /// Redis Streams, `appendfsync always`
     Redis,
 }
@@ -25,6 +27,7 @@ impl Kind {
         match self {
             Self::Gateway => "gateway",
             Self::Nats => "nats",
+            Self::NatsShared => "nats, shared",
             Self::Redis => "redis",
         }
     }
@@ -52,6 +55,17 @@ pub(crate) struct Target {
 }
 
 impl Target {
+    /// Connections of so many callers, and callers on each; `None` where there are too few to share any.
+    pub(crate) fn spread(&self, callers: u64) -> Option<(u64, u64)> {
+        match self.kind {
+            Kind::NatsShared => {
+                let connections = self.addresses.len() as u64;
+                (callers > connections).then_some((connections, callers.div_ceil(connections)))
+            }
+            Kind::Gateway | Kind::Nats | Kind::Redis => Some((callers, 1)),
+        }
+    }
+
     /// Starts `nodes` nodes with their files below `folder`.
     pub(crate) fn start(kind: Kind, programs: &Programs, folder: &Path, nodes: u16) -> Result<Option<Self>> {
         let folder = folder.join(format!("{}-{nodes}", kind.name()));
@@ -62,7 +76,7 @@ impl Target {
                 let gateways = Gateways::start(&programs.gateway, &folder, nodes, &[function("silent", port, 1)])?;
                 (gateways.running, gateways.ports, Some(silent))
             }
-            Kind::Nats => {
+            Kind::Nats | Kind::NatsShared => {
                 let Some(program) = &programs.nats else { return Ok(None) };
                 let (running, ports) = nats::start(program, &folder, nodes)?;
                 (running, ports, None)
@@ -75,7 +89,7 @@ impl Target {
         };
         let (dialect, path, status) = match kind {
             Kind::Gateway => ("http", "/async-function/silent/0", 202),
-            Kind::Nats => ("nats", nats::SUBJECT, 0),
+            Kind::Nats | Kind::NatsShared => ("nats", nats::SUBJECT, 0),
             Kind::Redis if nodes == 1 => ("redis", redis::KEY, 0),
             Kind::Redis => ("redis-replicated", redis::KEY, 0),
         };
@@ -93,7 +107,7 @@ impl Target {
         match self.kind {
             // It keeps all that it has in memory.
             Kind::Redis => redis::empty(self.addresses[0]),
-            Kind::Gateway | Kind::Nats => Ok(()),
+            Kind::Gateway | Kind::Nats | Kind::NatsShared => Ok(()),
         }
     }
 }

@@ -16,6 +16,8 @@ pub const ERROR_BYTES_MAX: usize = 256;
 /// Retry delays of a policy, and statuses that it lists; what is above is cut off.
 pub const RETRIES_MAX: usize = 64;
 
+const DIGITS: &[u8; 16] = b"0123456789abcdef";
+
 /// Its text form is a lower-case GUID. Those of one gateway node rise with time, so that new elements lie together in
 /// the database.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -52,11 +54,16 @@ impl ElementId {
 
 impl fmt::Display for ElementId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (at, byte) in self.0.iter().enumerate() {
-            let dash = if matches!(at, 4 | 6 | 8 | 10) { "-" } else { "" };
-            write!(f, "{dash}{byte:02x}")?;
+        // Every stored request makes its text; a formatter for each byte takes a microsecond together.
+        let mut text = [b'-'; 36];
+        let mut at = 0;
+        for (index, byte) in self.0.iter().enumerate() {
+            at += usize::from(matches!(index, 4 | 6 | 8 | 10));
+            text[at] = DIGITS[usize::from(byte >> 4)];
+            text[at + 1] = DIGITS[usize::from(byte & 0xf)];
+            at += 2;
         }
-        Ok(())
+        f.write_str(std::str::from_utf8(&text).expect("digits and dashes are text"))
     }
 }
 

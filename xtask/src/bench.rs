@@ -34,7 +34,7 @@ pub(crate) enum Bench {
     Coldstart(coldstart::Options),
     /// Asynchronous calls stored per second, beside NATS JetStream and Redis Streams; and how long one takes
     Queue(queue::Options),
-    /// Very many calls stored for a function that takes none: memory, latency, and how fast they drain
+    /// Very many calls stored for a function of which nothing runs: memory, latency, and how fast they drain
     Depth(depth::Options),
 }
 
@@ -60,10 +60,16 @@ fn loopback(port: u16) -> SocketAddr {
 
 /// One GET on a connection of its own; returns all of the response, and when its first byte came.
 fn get(port: u16, path: &str) -> Result<(String, Instant)> {
+    request(port, &format!("GET {path}"), "")
+}
+
+/// One request without a body; `headers` are whole lines.
+fn request(port: u16, method_and_path: &str, headers: &str) -> Result<(String, Instant)> {
     let mut stream = TcpStream::connect(loopback(port))?;
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
-    stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").as_bytes())?;
+    let head = format!("{method_and_path} HTTP/1.1\r\nhost: localhost\r\n{headers}connection: close\r\n\r\n");
+    stream.write_all(head.as_bytes())?;
     let mut first = [0];
     stream.read_exact(&mut first).context("the connection was closed without an answer")?;
     let first_byte = Instant::now();

@@ -52,7 +52,7 @@ enum Command {
     BenchLoad(bench::load::Options),
     /// A fixed-answer HTTP/1.1 server; benchmarks run it as a process of its own
     #[command(hide = true)]
-    BenchBackend(bench::backend::Options),
+    BenchBackend,
     /// Become another program that ends when this one's parent does
     #[command(hide = true)]
     Bound(process::Bound),
@@ -82,7 +82,7 @@ fn run(command: Command) -> Result<bool> {
         Command::Bench(bench) => bench::run(bench).map(|()| true),
         Command::Tools => tools::install_all().map(|()| true),
         Command::BenchLoad(options) => bench::load::run(&options).map(|()| true),
-        Command::BenchBackend(options) => bench::backend::run(&options).map(|()| true),
+        Command::BenchBackend => bench::backend::run().map(|()| true),
         Command::Cluster(command) => cluster::run(command),
         Command::Image(options) => image::run(&options).map(|()| true),
         Command::ClusterProcess(process) => Err(process.exec()),

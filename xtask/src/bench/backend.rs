@@ -7,7 +7,6 @@ use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 
 use anyhow::{Context, Result, ensure};
-use clap::Args;
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, EventData, EventFlags};
 
@@ -25,16 +24,9 @@ pub(crate) const EVENTS: usize = 128;
 /// The listener's mark among the connections' numbers.
 const LISTENER: u64 = u64::MAX;
 
-#[derive(Args)]
-pub(crate) struct Options {
-    /// Where it listens; 0 is any free port
-    #[arg(long, default_value_t = 0)]
-    port: u16,
-}
-
 /// Serves until it is ended.
-pub(crate) fn run(options: &Options) -> Result<()> {
-    let listener = TcpListener::bind(loopback(options.port)).context("cannot bind a loopback port")?;
+pub(crate) fn run() -> Result<()> {
+    let listener = TcpListener::bind(loopback(0)).context("cannot bind a loopback port")?;
     listener.set_nonblocking(true)?;
     line(&format!("{LISTENING}{}", listener.local_addr()?.port()));
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;

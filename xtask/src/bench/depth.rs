@@ -1,5 +1,8 @@
-//! `bench depth`: a million calls stored for a function that takes none, then all of them delivered. Memory and the
-//! time to store one must not depend on how many there are.
+//! `bench depth`: a million calls stored for a function of which nothing runs, then all of them delivered. Memory and
+//! the time to store one must not depend on how many there are.
+//!
+//! The function is paused meanwhile: like one at zero it has no slot, so nothing is assigned, and unlike with one at zero
+//! nobody tries to wake it.
 
 use std::ffi::OsString;
 use std::fs;
@@ -10,10 +13,10 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 
 use super::disk::Disk;
-use super::gateways::{Gateways, function, silent_function};
+use super::gateways::{Gateways, function};
 use super::measure::{Sample, measure};
 use super::report::{quantile, table};
-use super::target::start_backend_at;
+use super::target::start_backend;
 use super::usage::of_tree;
 use super::{Scratch, loopback};
 use crate::process::check_interrupted;
@@ -42,7 +45,7 @@ pub(crate) struct Options {
     /// Callers at once
     #[arg(long, default_value_t = 64)]
     callers: u64,
-    /// Calls that the function takes at once, when it takes any
+    /// Calls that the function takes at once, when it is not paused
     #[arg(long, default_value_t = 64)]
     slots: u32,
     /// Also write every measurement to this file
@@ -52,7 +55,7 @@ pub(crate) struct Options {
 
 /// How the queue was emptied.
 struct Drain {
-    /// Seconds since the function came back, and calls that had succeeded by then.
+    /// Seconds since the pause ended, and calls that had succeeded by then.
     looks: Vec<(f64, u64)>,
     /// The most memory of each node.
     resident_max: Vec<u64>,
@@ -65,8 +68,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let scratch = Scratch::new()?;
     let mut disk = Disk::new(scratch.path())?;
     disk.look()?;
-    let (silent, function_port) = silent_function()?;
-    let gateways = Gateways::start(&binary, scratch.path(), *nodes, &[function(NAME, function_port, *slots)])?;
+    let backend = start_backend()?;
+    let gateways = Gateways::start(&binary, scratch.path(), *nodes, &[function(NAME, backend.port, *slots)])?;
+    gateways.set_paused(NAME, true)?;
     let idle = resident(&gateways)?;
     let mut samples = Vec::new();
     for step in 1..=elements / STEP {
@@ -77,8 +81,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     std::thread::sleep(SETTLE);
     let (full, full_bytes) = (resident(&gateways)?, stored_bytes(scratch.path())?);
-    drop(silent);
-    let _backend = start_backend_at(function_port)?;
+    gateways.set_paused(NAME, false)?;
     let drain = drain(&gateways)?;
     std::thread::sleep(SETTLE);
     let (empty, empty_bytes) = (resident(&gateways)?, stored_bytes(scratch.path())?);

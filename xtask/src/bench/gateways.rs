@@ -9,11 +9,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use super::{free_port, get, loopback};
+use super::{free_port, get, loopback, request};
 use crate::process::{POLL, Running, bound, check_interrupted};
 
 /// For all nodes to have found each other.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
+/// Of this benchmark alone: nobody else has to guess it.
+const SECRET: &str = "the secret of a benchmark's gateways";
 /// More elements and bytes than any run stores.
 const ELEMENTS_MAX: &str = "100000000";
 const BYTES_MAX: &str = "64GiB";
@@ -47,8 +49,8 @@ pub(crate) struct Gateways {
 impl Gateways {
     /// Starts `count` nodes with these functions, in folders below `folder`.
     pub(crate) fn start(binary: &Path, folder: &Path, count: u16, functions: &[Value]) -> Result<Self> {
-        let key = folder.join("peer.key");
-        std::fs::write(&key, "a key of this benchmark alone, which nobody else has to guess\n")?;
+        let secret = folder.join("secret");
+        std::fs::write(&secret, SECRET)?;
         let (mut ports, mut peers) = (Vec::new(), Vec::new());
         for _ in 0..count {
             ports.push(free_port()?);
@@ -64,7 +66,7 @@ impl Gateways {
             command.arg("gateway").env("MOCK_KUBERNETES_FUNCTIONS", json!({ "Functions": functions }).to_string());
             command.env("SLIMFAAS_PORTS", gateways.ports[node].to_string());
             command.env("SlimFaas__Listen__Address", "127.0.0.1").env("SlimFaas__Store__Directory", &data);
-            command.env("SlimFaas__Hostname", format!("slimfaas-{node}"));
+            command.env("SlimFaas__Hostname", format!("slimfaas-{node}")).env("SlimFaas__AdminTokenFile", &secret);
             for limit in ["ElementsPerFunction", "Elements"] {
                 command.env(format!("SlimFaas__Queue__{limit}"), ELEMENTS_MAX);
             }
@@ -72,7 +74,7 @@ impl Gateways {
                 command.env(format!("SlimFaas__Queue__{limit}"), BYTES_MAX);
             }
             if count > 1 {
-                command.env("SlimFaas__Peer__Port", peer.to_string()).env("SlimFaas__Peer__KeyFile", &key);
+                command.env("SlimFaas__Peer__Port", peer.to_string()).env("SlimFaas__Peer__KeyFile", &secret);
                 command.env("SlimFaas__Peer__Nodes", listed.join(","));
             }
             command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
@@ -89,6 +91,15 @@ impl Gateways {
     /// The sum of a metric's series that have this label, as one node sees it.
     pub(crate) fn metric(&self, node: usize, name: &str, label: &str) -> Result<u64> {
         metric(self.ports[node], name, label)
+    }
+
+    /// Holds the deliveries of a function back, or goes on with them.
+    pub(crate) fn set_paused(&self, function: &str, paused: bool) -> Result<()> {
+        let order = if paused { "pause" } else { "resume" };
+        let order = format!("POST /async-functions/{function}/{order}");
+        let (answer, _) = request(self.ports[0], &order, &format!("authorization: Bearer {SECRET}\r\n"))?;
+        ensure!(answer.starts_with("HTTP/1.1 204 "), "{order} was answered {answer}");
+        Ok(())
     }
 
     /// Waits until each node has a store of all nodes, with a leader.

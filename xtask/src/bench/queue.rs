@@ -29,9 +29,7 @@ use crate::{repository, test, tools};
 /// What each caller stores.
 const BODY_BYTES: usize = 1024;
 /// Before each measurement: connections open, and groups of writes find their size.
-const WARMUP: Duration = Duration::from_millis(500);
-/// Of a quick look.
-const QUICK_SECONDS: f64 = 1.0;
+const WARMUP: Duration = Duration::from_millis(300);
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -42,13 +40,13 @@ pub(crate) struct Options {
     #[arg(long, value_delimiter = ',', default_value = "1,4,16,256", value_parser = clap::value_parser!(u64).range(1..))]
     callers: Vec<u64>,
     /// Length of one measurement
-    #[arg(long, default_value_t = 2.0)]
+    #[arg(long, default_value_t = 1.0)]
     seconds: f64,
     /// Measurements of each target and case
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// One round of a second: for a first look
-    #[arg(long, conflicts_with_all = ["seconds", "rounds"])]
+    /// One round: for a first look
+    #[arg(long, conflicts_with = "rounds")]
     quick: bool,
     /// Targets to measure
     #[arg(long, value_enum, value_delimiter = ',', default_value = "gateway,nats,nats-shared,redis")]
@@ -73,7 +71,7 @@ struct Found {
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let (rounds, seconds) = if options.quick { (1, QUICK_SECONDS) } else { (options.rounds, options.seconds) };
+    let (rounds, seconds) = (if options.quick { 1 } else { options.rounds }, options.seconds);
     ensure!(rounds > 0 && seconds > 0.0, "there is nothing to measure");
     let programs = find_programs(options)?;
     let scratch = Scratch::new()?;

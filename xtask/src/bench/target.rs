@@ -96,14 +96,9 @@ fn ask(port: u16, path: &str) -> Result<u16> {
 
 /// Starts the backend, which every other target needs.
 pub(crate) fn start_backend() -> Result<Target> {
-    start_backend_at(0)
-}
-
-/// Starts it at a certain port; 0 is any.
-pub(crate) fn start_backend_at(port: u16) -> Result<Target> {
     let own = std::env::current_exe().context("cannot find this program's own file")?;
     let mut command = bound(own)?;
-    command.args(["bench-backend", "--port", &port.to_string()]).stdin(Stdio::null()).stdout(Stdio::piped());
+    command.arg("bench-backend").stdin(Stdio::null()).stdout(Stdio::piped());
     let mut running = Running::start("the backend", &mut command)?;
     let output = running.child().stdout.take().context("the backend has no output")?;
     let mut first = String::new();

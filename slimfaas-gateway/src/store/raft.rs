@@ -89,7 +89,9 @@ pub(super) async fn open(options: Options) -> Result<(Node, Loops, mpsc::Unbound
         None => damage::open(&options.folder, has_peers).map_err(|error| unopened(&error))?,
     };
     let mark = (!has_backend).then(|| damage::mark_in(&options.folder));
-    let aside = (!has_backend).then(|| damage::aside_in(&options.folder)).filter(|aside| aside.exists());
+    let aside = (!has_backend).then(|| damage::aside_in(&options.folder));
+    // A folder that cannot be looked at could not have been opened either.
+    let aside = aside.filter(|aside| aside.try_exists().unwrap_or(true));
     let (effects, effects_out) = mpsc::unbounded_channel();
     let opened =
         open::open(database, &options.name, options.writer, effects, mark).map_err(|error| unopened(&error))?;

@@ -31,6 +31,10 @@ pub enum Content {
     Nobody,
 }
 
+/// The peer port gives up a connection on which it hears nothing for five seconds, and with it the calls that wait there,
+/// however long they might. Every simulated call that takes so long waits for a packet that was lost.
+const SILENCE_MAX: Duration = Duration::from_secs(6);
+
 /// What a node has sent and nobody carried yet.
 pub type Outbox = Arc<Mutex<Vec<Packet>>>;
 
@@ -69,7 +73,7 @@ impl Transport for Port {
         let packet = Packet { from: self.at, to, call, content: Content::Call(payload) };
         self.outbox.lock().expect("one thread, which does not panic here").push(packet);
         Box::pin(async move {
-            let answer = tokio::time::timeout(timeout, answered).await;
+            let answer = tokio::time::timeout(timeout.min(SILENCE_MAX), answered).await;
             match answer {
                 Ok(Ok(Content::Answer(bytes))) => Ok(bytes),
                 Ok(Ok(_)) => Err(TransportError::NotSent(format!("{to}: connection refused"))),

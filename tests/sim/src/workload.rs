@@ -79,7 +79,7 @@ impl Workload {
     }
 
     /// What is asked in this millisecond, if anything.
-    pub fn next(&mut self) -> Option<Operation> {
+    pub fn next_operation(&mut self) -> Option<Operation> {
         if !self.dice.chance(self.rate / 1000.0) {
             return None;
         }

@@ -59,7 +59,7 @@ pub enum Action {
     List(Arc<str>),
     /// A node learns of a function's replicas.
     Report(Arc<str>, &'static str),
-    Ask(Operation),
+    Ask(Box<Operation>),
     /// The cuts, the weather and the disks are good again.
     Heal,
 }
@@ -129,7 +129,7 @@ impl World {
         for action in std::mem::replace(&mut self.later, rest).into_values() {
             self.act(action);
         }
-        if let Some(operation) = self.workload.next() {
+        if let Some(operation) = self.workload.next_operation() {
             self.ask(operation);
         }
         for packet in self.network.arrived(self.now_ms) {
@@ -169,7 +169,7 @@ impl World {
                     node.table.put(workload::report(function, *replicas, *per_pod));
                 }
             }
-            Action::Ask(operation) => self.ask(operation),
+            Action::Ask(operation) => self.ask(*operation),
             Action::Heal => self.heal(),
         }
     }
@@ -306,7 +306,7 @@ impl World {
         }
         let overdue = |place: &Place| place.ends_by.is_some_and(|by| by <= now_ms) && place.node.is_some();
         let late: Vec<_> =
-            self.places.iter().filter(|(_, place)| overdue(place)).map(|(name, _)| name.clone()).collect();
+            self.places.iter().filter(|(_, place)| overdue(place)).map(|(name, _)| Arc::clone(name)).collect();
         for name in late {
             self.crash(&name, Crash::Process, false);
         }
@@ -345,7 +345,7 @@ impl World {
         };
         if asks_again {
             let after = self.dice.within(1..=2000);
-            self.at(after, Action::Ask(operation));
+            self.at(after, Action::Ask(Box::new(operation)));
         }
     }
 
@@ -356,7 +356,7 @@ impl World {
             match event {
                 Event::CallsBack { element, after_ms, succeeded } => {
                     let callback = self.workload.callback(*element, *succeeded);
-                    self.at(*after_ms, Action::Ask(callback));
+                    self.at(*after_ms, Action::Ask(Box::new(callback)));
                 }
                 Event::Replied { operation, reply, .. } if reply.is_err() => {
                     let operation = self.oracle.pending.get(operation).map(|(_, operation)| operation.clone());

@@ -10,12 +10,15 @@ use slimfaas_tests::process::{Scratch, run};
 use slimfaas_tests::report::line;
 use slimfaas_tests::require::skip_or_fail;
 
+use super::client::eventually;
+use super::history::{Call, Event};
 use super::namespaces::reason_against;
 use super::scenario::{SUITE, Scenario};
 
-const DISK_BYTES: u64 = 96 << 20;
+const DISK_BYTES: u64 = 160 << 20;
 /// Left free by the file that takes the rest.
 const ROOM_BYTES: u64 = 8 << 20;
+const RESERVE_BYTES: u64 = 40 << 20;
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A file system in a file. Unmounted when dropped.
@@ -65,11 +68,13 @@ fn a_full_disk_ends_its_node_and_nothing_else() -> Result<()> {
             return Ok(());
         }
     };
+    // Else it refuses calls long before, as below; what the others accept fills it all the same.
+    reserve(&mut scenario, 0);
     scenario.cluster.start_all()?;
     scenario.load(4096);
     std::thread::sleep(Duration::from_secs(2));
     let ballast = folder.join("ballast");
-    fill(&ballast)?;
+    fill(&ballast, ROOM_BYTES)?;
     let leads = scenario.cluster.leader()? == 0;
     scenario.disturb(0, "disk full");
     let (failed, said) = scenario.cluster.nodes[0].wait_for_its_end(Duration::from_secs(60))?;
@@ -88,19 +93,43 @@ fn a_full_disk_ends_its_node_and_nothing_else() -> Result<()> {
     }
     ensure!(!folder.join("store.redb.damaged").exists(), "a full disk was taken for damage");
     std::fs::remove_file(&ballast)?;
+    reserve(&mut scenario, RESERVE_BYTES);
     scenario.start_again(0)?;
     scenario.cluster.wait_until_whole()?;
-    std::thread::sleep(Duration::from_secs(1));
+    refuses_in_time(&scenario, &ballast)?;
     let finished = scenario.finish();
     drop(disk);
     finished.map(drop)
 }
 
-/// Takes the disk's room but for a little.
-fn fill(ballast: &Path) -> Result<()> {
+/// What the node with the small disk keeps free.
+fn reserve(scenario: &mut Scenario, bytes: u64) {
+    let value = ("SlimFaas__Queue__DiskReserveBytes".to_owned(), bytes.to_string());
+    scenario.cluster.nodes[0].environment = vec![value];
+}
+
+/// A node whose disk is nearly full says so to clients (507) until there is room.
+fn refuses_in_time(scenario: &Scenario, ballast: &Path) -> Result<()> {
+    let answered = |status: u16, since: u64| {
+        let is_it = |event: &Event| {
+            let from_it = event.note.as_deref() == Some("node-0");
+            event.at > since && event.call == Call::Enqueue && event.status == Some(status) && from_it
+        };
+        Ok(scenario.history.events().iter().any(is_it).then_some(()))
+    };
+    fill(ballast, RESERVE_BYTES / 2)?;
+    let full = scenario.remark(0, "nearly full");
+    eventually("a 507", TIMEOUT, || answered(507, full))?;
+    std::fs::remove_file(ballast)?;
+    let room = scenario.remark(0, "room");
+    eventually("accepted by the node with room again", TIMEOUT, || answered(202, room))
+}
+
+/// Takes the disk's room but for so many bytes.
+fn fill(ballast: &Path, room: u64) -> Result<()> {
     let file = std::fs::File::create(ballast)?;
     let free = rustix::fs::fstatvfs(&file)?;
-    let bytes = (free.f_bavail * free.f_frsize).saturating_sub(ROOM_BYTES);
+    let bytes = (free.f_bavail * free.f_frsize).saturating_sub(room);
     rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, bytes)?;
     Ok(())
 }

@@ -223,7 +223,7 @@ record! {
 
 record! {
     /// Key of the map of guarded ports: a pod's cgroup and the port inside the pod.
-    #[derive(Debug)]
+    #[derive(Debug, PartialOrd, Ord)]
     pub struct GuardKey: 16 bytes {
         /// Inode number of the pod's directory in cgroup v2.
         0 => cgroup: u64,
@@ -249,12 +249,111 @@ record! {
 
 record! {
     /// Key of the set of callers that a private function excludes.
-    #[derive(Debug)]
+    #[derive(Debug, PartialOrd, Ord)]
     pub struct ExclusionKey: 8 bytes {
         0 => function: Identity,
         4 => caller: Identity,
     }
 }
+
+record! {
+    /// Key of the map of addresses that sent forged tags: 16 bytes in network order, IPv4 as `::ffff:a.b.c.d`.
+    #[derive(Debug, PartialOrd, Ord)]
+    pub struct SourceAddress: 16 bytes {
+        0 => a: u32,
+        4 => b: u32,
+        8 => c: u32,
+        12 => d: u32,
+    }
+}
+
+impl SourceAddress {
+    /// From the word of an IPv4 address as it is in a header.
+    pub const fn from_ipv4(word: u32) -> Self {
+        Self { a: 0, b: 0, c: 0xFFFF_u32.to_be(), d: word }
+    }
+
+    /// From the words of an IPv6 address as they are in a header.
+    pub const fn from_ipv6([a, b, c, d]: [u32; 4]) -> Self {
+        Self { a, b, c, d }
+    }
+}
+
+/// What the kernel programs count besides `policy::GuardOutcome`, in the places of the map of counters that follow
+/// those of the outcomes.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Counter {
+    /// SYNs that went out with a tag; a repeated SYN counts again.
+    TagWritten = 0,
+    /// Tagged connections that had no room left for the tag, or for which the kernel refused it.
+    TagRefused = 1,
+    /// Accepted connections with a true tag, on sockets that keep the SYN.
+    TagVerified = 2,
+    /// Accepted connections with a tag that no key of this cluster made, on sockets that keep the SYN.
+    TagForged = 3,
+    /// Listen records that found the ring buffer full.
+    ListenLost = 4,
+}
+
+impl Counter {
+    /// Every counter, in the order of its places.
+    pub const ALL: [Self; 5] =
+        [Self::TagWritten, Self::TagRefused, Self::TagVerified, Self::TagForged, Self::ListenLost];
+}
+
+/// Counts what changes in the layout of the maps: maps that outlive an agent are used by its successor only under the
+/// same number.
+pub const MAPS_VERSION: u32 = 1;
+
+/// Names of the programs in their object.
+pub mod program_names {
+    pub const CONNECT4: &str = "tag_connect4";
+    pub const CONNECT6: &str = "tag_connect6";
+    pub const SOCK_OPS: &str = "tag_sock_ops";
+    pub const GETSOCKOPT: &str = "answer_caller";
+    pub const GUARD: &str = "guard_ingress";
+    /// The constant that says whether `SOCK_OPS` tells of listening sockets (`u32`, 0 or 1).
+    pub const TELL_LISTENS: &str = "TELL_LISTENS";
+}
+
+/// Names of the maps in the object of the kernel programs, as the agent asks for them.
+pub mod map_names {
+    /// Inode number of a cgroup v2 directory (`u64`) to [`super::Identity`].
+    pub const CGROUPS: &str = "CGROUPS";
+    /// [`super::Identity`] to [`super::IdentityEntry`].
+    pub const KNOWN: &str = "KNOWN";
+    /// [`super::GuardKey`] to [`super::GuardEntry`].
+    pub const GUARDS: &str = "GUARDS";
+    /// The set of [`super::ExclusionKey`].
+    pub const EXCLUSIONS: &str = "EXCLUSIONS";
+    /// One [`super::TagKeys`] under the key 0: unlike an array's, an element of a hash map is replaced as a whole.
+    pub const KEYS: &str = "KEYS";
+    /// [`super::SocketTag`] of a socket.
+    pub const SOCKETS: &str = "SOCKETS";
+    /// `u64` of each processor, by `policy::GuardOutcome` and then [`super::Counter`].
+    pub const COUNTERS: &str = "COUNTERS";
+    /// [`super::SourceAddress`] to the number of its forged tags; the least recently seen address is forgotten.
+    pub const FORGERS: &str = "FORGERS";
+    /// Ring buffer of [`super::ListenRecord`].
+    pub const LISTENS: &str = "LISTENS";
+}
+
+/// The most cgroups that can be told apart: a node's pods, with room for what other levels need.
+pub const CGROUPS_MAX: u32 = 8192;
+/// The most workloads that can be known; the whole of a large cluster.
+pub const KNOWN_MAX: u32 = 65_536;
+/// The most guarded ports of a node's pods.
+pub const GUARDS_MAX: u32 = 16_384;
+/// The most pairs of private function and excluded caller, of a node's functions.
+pub const EXCLUSIONS_MAX: u32 = 65_536;
+/// The most addresses of forgers that are remembered.
+pub const FORGERS_MAX: u32 = 1024;
+/// Bytes of the ring buffer: 2,700 records, since each has 8 bytes of the kernel's.
+pub const LISTENS_BYTES: u32 = 65_536;
+/// The deepest level of the cgroup hierarchy that is looked at; the root is 0. Pods are at 2 to 4, and at some more
+/// where a node runs in a container.
+pub const CGROUP_LEVELS: i32 = 16;
 
 record! {
     /// In the ring buffer: a process of this cgroup has called listen().

@@ -10,5 +10,6 @@ pub mod contract;
 pub mod identity;
 pub mod policy;
 mod record;
+pub mod segment;
 pub mod siphash;
 pub mod tag;

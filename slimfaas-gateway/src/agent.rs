@@ -1,4 +1,10 @@
-//! The node agent: it loads the eBPF programs that tag connections and guard private functions. In this version it only
-//! tells what a node allows.
+//! The node agent: it loads the eBPF programs that tag connections and guard private functions, and keeps what they go
+//! by true.
+//!
+//! `desired` says what the kernel is to know; `kernel` tells it; `pins` is how both outlive the agent's process;
+//! `capabilities` says what a node allows.
 
 pub mod capabilities;
+pub mod desired;
+pub mod kernel;
+pub mod pins;

@@ -1,5 +1,7 @@
 //! The only place that opens sockets, so that a simulation can replace it.
 
+pub mod socket_options;
+
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -1,0 +1,118 @@
+//! `cgroup_skb/ingress`: drops a SYN to a guarded port unless it bears the tag of somebody who may connect there. It
+//! runs for every packet to a socket of the node, and is done after a look at the socket's state for all that do not
+//! open a connection.
+
+use aya_ebpf::bindings::{__sk_buff, bpf_sock};
+use aya_ebpf::helpers::generated::{bpf_skb_ancestor_cgroup_id, bpf_skb_load_bytes};
+use aya_ebpf::macros::cgroup_skb;
+use aya_ebpf::programs::SkBuffContext;
+use slimfaas_ebpf::contract::{CGROUP_LEVELS, GuardEntry, GuardKey, OPTIONS_LEN_MAX, SourceAddress};
+use slimfaas_ebpf::policy::{self, GuardOutcome};
+use slimfaas_ebpf::segment::{Segment, read_segment};
+use slimfaas_ebpf::tag::{self, Found, TagCheck};
+
+use super::maps;
+
+const PASS: i32 = 1;
+const DROP: i32 = 0;
+/// A socket's state in which what arrives may open a connection.
+const TCP_LISTEN: u32 = 10;
+
+#[cgroup_skb(ingress)]
+pub(crate) fn guard_ingress(context: SkBuffContext) -> i32 {
+    let packet = context.skb.skb;
+    // SAFETY: the kernel gives the context, and allows this field to be read.
+    let socket = unsafe { (*packet).__bindgen_anon_2.sk };
+    if socket.is_null() {
+        return PASS;
+    }
+    // SAFETY: not null, and the kernel allows this field to be read.
+    if unsafe { (*socket).state } != TCP_LISTEN {
+        return PASS;
+    }
+    guard_listener(packet, socket)
+}
+
+#[inline(always)]
+fn guard_listener(packet: *mut __sk_buff, socket: *mut bpf_sock) -> i32 {
+    // SAFETY: not null, and the kernel allows this field to be read.
+    let port = unsafe { (*socket).src_port } as u16;
+    let Some(guard) = guard_of(packet, port) else { return PASS };
+    // What cannot be read is not let through.
+    let Some(segment) = read(packet) else { return conclude(GuardOutcome::Untagged) };
+    if !policy::opens_connection(segment.flags) {
+        return PASS;
+    }
+    let check = check(packet, segment);
+    if let TagCheck::Forged(_) = check
+        && let Some(address) = source_address(packet)
+    {
+        maps::count_forger(address);
+    }
+    conclude(policy::decide_guard(check, maps::known(check), guard, maps::excluded(guard, check)))
+}
+
+#[inline(always)]
+fn conclude(outcome: GuardOutcome) -> i32 {
+    maps::count_outcome(outcome);
+    if outcome.allows() { PASS } else { DROP }
+}
+
+/// The guard of this port in one of the cgroups that the listening socket was made in.
+#[inline(always)]
+fn guard_of(packet: *mut __sk_buff, port: u16) -> Option<GuardEntry> {
+    for level in 0..CGROUP_LEVELS {
+        // SAFETY: the context's own; the helper takes any number.
+        let cgroup = unsafe { bpf_skb_ancestor_cgroup_id(packet, level) };
+        if cgroup == 0 {
+            break;
+        }
+        let key = GuardKey { cgroup, port, reserved_a: 0, reserved_b: 0 };
+        // SAFETY: words of four bytes that the agent replaces together by a new element.
+        if let Some(guard) = unsafe { maps::GUARDS.get(key) } {
+            return Some(*guard);
+        }
+    }
+    None
+}
+
+#[inline(always)]
+fn load<const N: usize>(packet: *mut __sk_buff, at: u32) -> Option<[u8; N]> {
+    let mut bytes = [0; N];
+    // SAFETY: the context's own, and as many bytes as are named.
+    let result = unsafe { bpf_skb_load_bytes(packet.cast(), at, bytes.as_mut_ptr().cast(), N as u32) };
+    if result == 0 { Some(bytes) } else { None }
+}
+
+#[inline(always)]
+fn read(packet: *mut __sk_buff) -> Option<Segment> {
+    let byte = |at| load::<1>(packet, at).map(|[byte]| byte);
+    let word = |at| load::<4>(packet, at).map(u32::from_be_bytes);
+    read_segment(byte, word)
+}
+
+#[inline(always)]
+fn check(packet: *mut __sk_buff, segment: Segment) -> TagCheck {
+    let (Some(keys), Some(options)) = (maps::keys(), maps::OPTIONS.get_ptr_mut(0)) else { return TagCheck::Untagged };
+    let len = segment.options_len;
+    let found = if len == 0 || len > OPTIONS_LEN_MAX as u32 {
+        Found::Nothing
+    } else {
+        // SAFETY: the context's own, and the value of the map has as many bytes.
+        let result = unsafe { bpf_skb_load_bytes(packet.cast(), segment.options_at, options.cast(), len) };
+        // SAFETY: this processor's own; nothing else writes it while this runs.
+        if result == 0 { tag::find(unsafe { &*options }, len as usize) } else { Found::Nothing }
+    };
+    tag::verify(found, segment.sequence, keys)
+}
+
+#[inline(always)]
+fn source_address(packet: *mut __sk_buff) -> Option<SourceAddress> {
+    let [first] = load::<1>(packet, 0)?;
+    if first >> 4 == 6 {
+        let word = |at| load::<4>(packet, at).map(u32::from_ne_bytes);
+        Some(SourceAddress::from_ipv6([word(8)?, word(12)?, word(16)?, word(20)?]))
+    } else {
+        Some(SourceAddress::from_ipv4(u32::from_ne_bytes(load::<4>(packet, 12)?)))
+    }
+}

@@ -5,7 +5,7 @@
 //! verified; how long that is, is the rotation's to bound.
 
 use crate::contract::{
-    Identity, Key, KeySlot, OPTION_EXID, OPTION_KIND, OPTION_LEN, OPTIONS_LEN_MAX, SocketTag, TagKeys,
+    Identity, Key, KeySlot, OPTION_EXID, OPTION_KIND, OPTION_LEN, OPTIONS_LEN_MAX, OPTIONS_ROOM, SocketTag, TagKeys,
 };
 use crate::siphash::siphash_word;
 
@@ -65,38 +65,42 @@ pub enum Found {
     Option([u8; OPTION_LEN]),
 }
 
-/// Looks for our option among the first `length` bytes of a header's options. The first one of ours counts, and
-/// options that cannot be walked end the search, as in the kernel's own lookup.
+/// Looks for our option among the first `length` bytes of a header's options, 40 at most. The first one of ours counts,
+/// and options that cannot be walked end the search, as in the kernel's own lookup.
+///
+/// It looks at every place in turn and asks whether an option starts there, instead of going from option to option: so
+/// the verifier, which follows every way that the walk can take, sees the same places on all of them.
 #[inline(always)]
-pub fn find(options: &[u8; OPTIONS_LEN_MAX], length: usize) -> Found {
+pub fn find(options: &[u8; OPTIONS_ROOM], length: usize) -> Found {
     let end = length.min(OPTIONS_LEN_MAX);
-    let byte = |at: usize| if at < end { options.get(at).copied() } else { None };
-    let mut at = 0;
-    // Every turn moves on by at least a byte.
-    for _ in 0..OPTIONS_LEN_MAX {
-        let Some(kind) = byte(at) else { return Found::Nothing };
-        if kind == KIND_END {
+    let mut next = 0;
+    for at in 0..OPTIONS_LEN_MAX {
+        if at != next {
+            continue;
+        }
+        let kind = options[at];
+        if at >= end || kind == KIND_END {
             return Found::Nothing;
         }
         if kind == KIND_PADDING {
-            at += 1;
+            next = at + 1;
             continue;
         }
-        let Some(size) = byte(at + 1) else { return Found::Nothing };
-        if size < 2 {
+        let size = options[at + 1] as usize;
+        if at + 1 >= end || size < 2 {
             return Found::Nothing;
         }
-        let is_ours = kind == OPTION_KIND && byte(at + 2) == Some(EXID[0]) && byte(at + 3) == Some(EXID[1]);
-        if is_ours && size >= 4 {
-            return copy_option(options, at, end, size as usize);
+        let is_named = at + 3 < end && options[at + 2] == EXID[0] && options[at + 3] == EXID[1];
+        if kind == OPTION_KIND && size >= 4 && is_named {
+            return copy_option(options, at, end, size);
         }
-        at += size as usize;
+        next = at + size;
     }
     Found::Nothing
 }
 
 #[inline(always)]
-fn copy_option(options: &[u8; OPTIONS_LEN_MAX], at: usize, end: usize, size: usize) -> Found {
+fn copy_option(options: &[u8; OPTIONS_ROOM], at: usize, end: usize, size: usize) -> Found {
     if size != OPTION_LEN || at + OPTION_LEN > end {
         return Found::Malformed;
     }

@@ -16,9 +16,9 @@ fn keys(present: u32) -> TagKeys {
 }
 
 /// A header's options, filled up with zeros, and their length.
-fn header(options: &[&[u8]]) -> ([u8; OPTIONS_LEN_MAX], usize) {
+fn header(options: &[&[u8]]) -> ([u8; OPTIONS_ROOM], usize) {
     let joined: Vec<u8> = options.concat();
-    let mut bytes = [0; OPTIONS_LEN_MAX];
+    let mut bytes = [0; OPTIONS_ROOM];
     bytes[..joined.len()].copy_from_slice(&joined);
     (bytes, joined.len())
 }
@@ -207,8 +207,8 @@ proptest! {
 
     /// Whatever an attacker writes into a header, the walk ends and what it finds has our name.
     #[test]
-    fn any_header_can_be_walked(bytes in prop::collection::vec(any::<u8>(), OPTIONS_LEN_MAX), length in 0..60_usize) {
-        let bytes: [u8; OPTIONS_LEN_MAX] = bytes.try_into().expect("the strategy makes exactly so many");
+    fn any_header_can_be_walked(bytes in prop::collection::vec(any::<u8>(), OPTIONS_ROOM), length in 0..60_usize) {
+        let bytes: [u8; OPTIONS_ROOM] = bytes.try_into().expect("the strategy makes exactly so many");
         if let Found::Option(option) = find(&bytes, length) {
             prop_assert!(Tag::decode(&option).is_some());
         }

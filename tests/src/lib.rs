@@ -5,6 +5,7 @@
     reason = "the suites stand outside of the gateway: they own their environment, clock and sockets"
 )]
 
+pub mod forge;
 pub mod http1;
 pub mod http2;
 pub mod manifests;

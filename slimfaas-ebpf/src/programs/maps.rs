@@ -9,7 +9,7 @@ use aya_ebpf::helpers::generated::bpf_sk_storage_get;
 use aya_ebpf::macros::btf_map;
 use slimfaas_ebpf::contract::{
     CGROUPS_MAX, Counter, EXCLUSIONS_MAX, ExclusionKey, FORGERS_MAX, GUARDS_MAX, GuardEntry, GuardKey, Identity,
-    IdentityEntry, KNOWN_MAX, LISTENS_BYTES, ListenRecord, OPTIONS_LEN_MAX, SocketTag, SourceAddress, TagKeys,
+    IdentityEntry, KNOWN_MAX, LISTENS_BYTES, ListenRecord, OPTIONS_ROOM, SocketTag, SourceAddress, TagKeys,
 };
 use slimfaas_ebpf::policy::{self, GuardOutcome};
 use slimfaas_ebpf::tag::TagCheck;
@@ -38,7 +38,7 @@ pub(crate) static LISTENS: RingBuf<ListenRecord, { LISTENS_BYTES as usize }> = R
 /// The options of the packet at hand: the verifier of older kernels allows a computed place in a map's value, but not
 /// on the stack.
 #[btf_map]
-pub(crate) static OPTIONS: PerCpuArray<[u8; OPTIONS_LEN_MAX], 1> = PerCpuArray::new();
+pub(crate) static OPTIONS: PerCpuArray<[u8; OPTIONS_ROOM], 1> = PerCpuArray::new();
 
 /// `None` before the agent has set them: then nothing is signed and nothing verified.
 #[inline(always)]

@@ -17,6 +17,7 @@ use slimfaas_ebpf::contract::{map_names, program_names};
 use super::desired::{Change, Desired};
 use super::pins::Pins;
 
+pub(super) use attach::detach_pinned;
 pub use error::KernelError;
 pub use listens::Listens;
 pub use maps::{Counters, Forger};
@@ -159,6 +160,14 @@ impl Kernel {
         };
         PROGRAMS.into_iter().map(info).collect()
     }
+}
+
+/// How many programs, of whomever, are attached to a cgroup itself where ours would be. Five when ours alone are.
+pub fn attached_programs(cgroup: &Path) -> Result<usize, KernelError> {
+    let fail = |source| KernelError::Cgroup { path: cgroup.to_owned(), source };
+    let file = File::open(cgroup).map_err(fail)?;
+    let count = |(_, attach_type)| attach::count_attached(file.as_fd(), attach_type).map_err(fail);
+    PROGRAMS.into_iter().map(count).sum()
 }
 
 fn load_program(program: &mut Program) -> Result<(), aya::programs::ProgramError> {

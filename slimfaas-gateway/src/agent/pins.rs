@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 
 use slimfaas_ebpf::contract::MAPS_VERSION;
 
+use super::kernel::detach_pinned;
+
 const MAPS: &str = "maps-";
 const LINKS: &str = "links-";
 
@@ -54,7 +56,7 @@ impl Pins {
         for name in self.entries()?.iter().filter(|name| name.starts_with(LINKS)) {
             let path = self.root.join(name);
             if path != links {
-                removed += remove(&path)?;
+                removed += remove_links(&path)?;
             }
         }
         for name in self.entries()?.iter().filter(|name| name.starts_with(MAPS) && **name != own_maps) {
@@ -67,11 +69,13 @@ impl Pins {
     /// nothing was ever pinned.
     pub fn detach(&self) -> Result<usize, PinsError> {
         let mut removed = 0;
+        let entries = self.entries()?;
         // Links first: no program is to run on maps that are being taken away.
-        for prefix in [LINKS, MAPS] {
-            for name in self.entries()?.iter().filter(|name| name.starts_with(prefix)) {
-                removed += remove(&self.root.join(name))?;
-            }
+        for name in entries.iter().filter(|name| name.starts_with(LINKS)) {
+            removed += remove_links(&self.root.join(name))?;
+        }
+        for name in entries.iter().filter(|name| name.starts_with(MAPS)) {
+            removed += remove(&self.root.join(name))?;
         }
         match fs::remove_dir(&self.root) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
@@ -101,14 +105,32 @@ fn create(path: &Path) -> Result<(), PinsError> {
     fs::create_dir_all(path).map_err(|source| PinsError { doing: "create", path: path.to_owned(), source })
 }
 
+/// Detaches the links of a directory, and removes it; returns how many there were.
+fn remove_links(path: &Path) -> Result<usize, PinsError> {
+    for link in files(path)? {
+        match detach_pinned(&link) {
+            // Its cgroup is gone, and the link with it.
+            Err(error) if error.raw_os_error() != Some(libc::ENOLINK) => {
+                return Err(PinsError { doing: "detach", path: link, source: error });
+            }
+            _ => {}
+        }
+    }
+    remove(path)
+}
+
+fn files(path: &Path) -> Result<Vec<PathBuf>, PinsError> {
+    let fail = |source| PinsError { doing: "list", path: path.to_owned(), source };
+    fs::read_dir(path).map_err(fail)?.map(|entry| entry.map(|entry| entry.path()).map_err(fail)).collect()
+}
+
 /// Removes a directory with its files; returns how many there were.
 fn remove(path: &Path) -> Result<usize, PinsError> {
     let fail = |source| PinsError { doing: "remove", path: path.to_owned(), source };
-    let mut removed = 0;
-    for entry in fs::read_dir(path).map_err(fail)? {
-        fs::remove_file(entry.map_err(fail)?.path()).map_err(fail)?;
-        removed += 1;
+    let files = files(path)?;
+    for file in &files {
+        fs::remove_file(file).map_err(fail)?;
     }
     fs::remove_dir(path).map_err(fail)?;
-    Ok(removed)
+    Ok(files.len())
 }

@@ -24,7 +24,7 @@ pub enum KernelError {
     Map { name: &'static str, source: Box<MapError> },
     #[error("the map {name} takes no more: {source}")]
     Full { name: &'static str, source: Box<MapError> },
-    #[error("cannot open the cgroup {path}: {source}")]
+    #[error("cannot use the cgroup {path}: {source}")]
     Cgroup { path: PathBuf, source: io::Error },
     #[error("cannot wait for records of the kernel: {0}")]
     Records(io::Error),

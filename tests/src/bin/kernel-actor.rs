@@ -1,0 +1,145 @@
+//! A process that kernel tests put into a cgroup and a network namespace. It does what its standard input says, a line
+//! at a time, and answers each with a line: what was asked for, or `error` and why.
+
+use std::io::{self, BufRead, Read, Write};
+use std::net::{SocketAddr, SocketAddrV4, TcpListener, TcpStream};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use slimfaas_gateway::net::socket_options::{keep_syns, kernel_caller};
+use slimfaas_tests::forge;
+
+/// For what must come; what must not is waited for as long as a second SYN takes.
+const TIMEOUT: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(1500);
+
+#[derive(Default)]
+struct Actor {
+    listener: Option<TcpListener>,
+    accepted: Option<TcpStream>,
+    /// Connections that were opened; kept, so that the other end sees none close.
+    opened: Vec<TcpStream>,
+}
+
+fn main() -> Result<()> {
+    let cgroup = std::env::args_os().nth(1).context("name the cgroup to join")?;
+    std::fs::write(std::path::Path::new(&cgroup).join("cgroup.procs"), "0").context("cannot join the cgroup")?;
+    let mut actor = Actor::default();
+    let mut out = io::stdout().lock();
+    writeln!(out, "ready")?;
+    for line in io::stdin().lock().lines() {
+        match actor.act(&line?) {
+            Ok(answer) => writeln!(out, "{answer}")?,
+            Err(error) => writeln!(out, "error {error:#}")?,
+        }
+    }
+    Ok(())
+}
+
+impl Actor {
+    fn act(&mut self, line: &str) -> Result<String> {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match *words.as_slice() {
+            ["listen", address] => self.listen(address.parse()?),
+            ["accept"] => self.accept(),
+            ["ask"] => self.ask(),
+            ["connect", address] => self.connect(address.parse()?),
+            // A connection, a byte and back: both ends work.
+            ["exchange"] => self.exchange(),
+            ["echo"] => self.echo(),
+            ["close"] => {
+                self.opened.clear();
+                self.accepted = None;
+                Ok("closed".to_owned())
+            }
+            ["churn", address, count] => churn(address.parse()?, count.parse()?),
+            ["forge", from, to, isn, option] => {
+                let (from, to): (SocketAddrV4, SocketAddrV4) = (from.parse()?, to.parse()?);
+                let option = forge::from_hex(option).context("the option is no hexadecimal")?;
+                let answered = forge::open(from, to, isn.parse()?, &option, CONNECT_TIMEOUT)?;
+                Ok(if answered { "answered" } else { "ignored" }.to_owned())
+            }
+            _ => bail!("unknown command {line:?}"),
+        }
+    }
+
+    fn listen(&mut self, address: SocketAddr) -> Result<String> {
+        let listener = TcpListener::bind(address).with_context(|| format!("cannot listen on {address}"))?;
+        keep_syns(&listener)?;
+        listener.set_nonblocking(true)?;
+        let port = listener.local_addr()?.port();
+        self.listener = Some(listener);
+        Ok(port.to_string())
+    }
+
+    fn accept(&mut self) -> Result<String> {
+        let listener = self.listener.as_ref().context("nothing listens")?;
+        let deadline = Instant::now() + TIMEOUT;
+        loop {
+            match listener.accept() {
+                Ok((stream, _)) => {
+                    stream.set_nonblocking(false)?;
+                    self.accepted = Some(stream);
+                    return self.ask();
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(2));
+                }
+                Err(error) => return Err(error).context("nobody connects"),
+            }
+        }
+    }
+
+    /// What the kernel says of the caller of the last accepted connection, and the caller's address.
+    fn ask(&self) -> Result<String> {
+        let stream = self.accepted.as_ref().context("nothing was accepted")?;
+        let peer = stream.peer_addr()?.ip().to_canonical();
+        Ok(match kernel_caller(stream)? {
+            Some(reply) => {
+                let (identity, namespace, flags) = (reply.identity.0, reply.namespace.0, reply.flags.0);
+                format!("caller {identity} {} {namespace} {flags} {peer}", reply.verdict)
+            }
+            None => format!("unanswered {peer}"),
+        })
+    }
+
+    fn connect(&mut self, address: SocketAddr) -> Result<String> {
+        match TcpStream::connect_timeout(&address, CONNECT_TIMEOUT) {
+            Ok(stream) => {
+                self.opened.push(stream);
+                Ok("connected".to_owned())
+            }
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => Ok("ignored".to_owned()),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok("refused".to_owned()),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok("forbidden".to_owned()),
+            Err(error) => Err(error).context("cannot connect"),
+        }
+    }
+
+    fn exchange(&mut self) -> Result<String> {
+        let stream = self.opened.last_mut().context("nothing was opened")?;
+        stream.set_read_timeout(Some(TIMEOUT))?;
+        stream.write_all(b"x")?;
+        let mut byte = [0];
+        stream.read_exact(&mut byte)?;
+        Ok(if byte == *b"x" { "exchanged" } else { "garbled" }.to_owned())
+    }
+
+    fn echo(&mut self) -> Result<String> {
+        let stream = self.accepted.as_mut().context("nothing was accepted")?;
+        stream.set_read_timeout(Some(TIMEOUT))?;
+        let mut byte = [0];
+        stream.read_exact(&mut byte)?;
+        stream.write_all(&byte)?;
+        Ok("echoed".to_owned())
+    }
+}
+
+/// Opens and closes so many connections, one after the other; says how many microseconds each took on average.
+fn churn(address: SocketAddr, count: u32) -> Result<String> {
+    let start = Instant::now();
+    for _ in 0..count {
+        TcpStream::connect_timeout(&address, CONNECT_TIMEOUT)?;
+    }
+    Ok((start.elapsed() / count).as_micros().to_string())
+}

@@ -25,11 +25,19 @@ fn check_exits_by_what_it_reports() {
 }
 
 #[test]
-fn without_a_command_it_says_that_nothing_is_enforced() {
-    let output = run(&[]);
-    assert_eq!(output.status.code(), Some(69));
-    assert!(text(&output.stdout).starts_with("In-kernel identity "));
-    assert!(text(&output.stderr).contains("loads no program and enforces nothing"));
+fn programs_that_are_not_there_are_named() {
+    let output = run(&["verify", "/nonexistent/programs.o"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("/nonexistent/programs.o"), "{output:?}");
+}
+
+#[test]
+fn nothing_is_detached_where_nothing_is_pinned() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let pins = folder.path().join("slimfaas");
+    let output = run(&["detach", "--pins", pins.to_str().expect("UTF-8")]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert_eq!(text(&output.stdout), "removed 0 pinned programs and maps\n");
 }
 
 #[test]
@@ -38,6 +46,6 @@ fn wrong_arguments_exit_with_64_and_help_with_0() {
     assert_eq!(run(&["--bogus"]).status.code(), Some(64));
     let help = run(&["--help"]);
     assert_eq!(help.status.code(), Some(0));
-    assert!(text(&help.stdout).contains("Exit status: 0 identity can run"));
+    assert!(text(&help.stdout).contains("Exit status: 0 done"));
     assert_eq!(text(&run(&["--version"]).stdout), concat!("slimfaas-agent ", env!("CARGO_PKG_VERSION"), "\n"));
 }

@@ -4,6 +4,7 @@
 mod bench;
 mod ci;
 mod cluster;
+mod ebpf;
 mod image;
 mod packages;
 mod process;
@@ -42,6 +43,8 @@ enum Command {
     Bench(bench::Bench),
     /// Fetch what the black-box tests run: h2spec, Autobahn, and what makes and judges crashes
     Tools,
+    /// The kernel programs that the node agent loads; says what this machine's kernel thinks of them
+    BuildEbpf,
     /// A real Kubernetes cluster on this machine, for tests and trials; needs root
     #[command(subcommand)]
     Cluster(cluster::Cluster),
@@ -83,6 +86,7 @@ fn run(command: Command) -> Result<bool> {
         Command::Tools => tools::install_all().map(|()| true),
         Command::BenchLoad(options) => bench::load::run(&options).map(|()| true),
         Command::BenchBackend => bench::backend::run().map(|()| true),
+        Command::BuildEbpf => ebpf::run().map(|()| true),
         Command::Cluster(command) => cluster::run(command),
         Command::Image(options) => image::run(&options).map(|()| true),
         Command::ClusterProcess(process) => Err(process.exec()),

@@ -13,7 +13,7 @@ use clap::Args;
 use crate::cluster::TestCluster;
 use crate::steps::{Steps, Tally, cargo_test, check};
 use crate::terminal::{coloured, line};
-use crate::{process, repository, sim, tidy, tools};
+use crate::{ebpf, process, repository, sim, tidy, tools};
 
 /// Suites that must not skip: `all`, or their names with commas between. `slimfaas_tests::require` reads it too.
 pub(crate) const REQUIRE: &str = "SLIMFAAS_REQUIRE";
@@ -21,6 +21,10 @@ pub(crate) const REQUIRE: &str = "SLIMFAAS_REQUIRE";
 pub(crate) const BINARY: &str = "SLIMFAAS_BIN";
 /// The suite that runs on Kubernetes.
 const E2E: &str = "e2e";
+/// The suite that loads kernel programs.
+const KERNEL: &str = "kernel";
+/// Tells that suite why there are none.
+const NO_PROGRAMS: &str = "SLIMFAAS_NO_PROGRAMS";
 /// Tells that suite why there is no cluster.
 const NO_CLUSTER: &str = "SLIMFAAS_NO_CLUSTER";
 
@@ -39,17 +43,21 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
         checks(&root, &mut steps);
     }
     let mut binary = None;
-    if !suites.is_empty() {
+    // The kernel suite brings its own processes.
+    let needs_gateway = suites.iter().any(|suite| suite != KERNEL);
+    if needs_gateway {
         steps.run("build the gateway", || {
             binary = Some(gateway_binary(&root)?);
             Ok(Tally::default())
         });
     }
-    if let Some(binary) = binary {
-        for suite in &suites {
-            let tests = ["test", "--package", "slimfaas-tests", "--test", suite];
-            let mut command = cargo(&root, &tests);
-            command.env(BINARY, &binary).env(tools::FOLDER, tools::folder()?);
+    for suite in &suites {
+        let tests = ["test", "--package", "slimfaas-tests", "--test", suite];
+        let mut command = cargo(&root, &tests);
+        if suite == KERNEL {
+            steps.run(suite, || with_programs(&mut command));
+        } else if let Some(binary) = &binary {
+            command.env(BINARY, binary).env(tools::FOLDER, tools::folder()?);
             match suite.as_str() {
                 E2E => steps.run(suite, || on_a_cluster(&mut command)),
                 _ => steps.run(suite, || cargo_test(&mut command)),
@@ -76,6 +84,18 @@ fn on_a_cluster(command: &mut Command) -> Result<Tally> {
         command.env("SLIMFAAS_AUDIT_LOG", log);
     }
     cargo_test(command)
+}
+
+/// Runs a suite with the kernel programs, where they can be built and the suite can use them: else it says itself that
+/// it cannot run.
+fn with_programs(command: &mut Command) -> Result<Tally> {
+    if !rustix::process::geteuid().is_root() {
+        return cargo_test(command.env(NO_PROGRAMS, "needs root"));
+    }
+    match ebpf::build() {
+        Ok(object) => cargo_test(command.env(ebpf::OBJECT_VARIABLE, object)),
+        Err(error) => cargo_test(command.env(NO_PROGRAMS, format!("{error:#}"))),
+    }
 }
 
 /// Everything that needs no running gateway.
@@ -147,7 +167,7 @@ fn suites(root: &Path, wanted: &[String]) -> Result<Vec<String>> {
 
 /// What needs least runs first.
 fn order(suite: &str) -> usize {
-    let known = ["loopback", "protocol", "sim", "crash", "kernel", E2E];
+    let known = ["loopback", "protocol", "sim", "crash", KERNEL, E2E];
     known.iter().position(|name| *name == suite).unwrap_or(known.len())
 }
 

@@ -1,45 +1,33 @@
 //! The node agent's command line: arguments, output, exit codes.
 
 use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 use slimfaas_gateway::agent::capabilities::{Report, check_this_machine};
+use slimfaas_gateway::agent::kernel::{Kernel, LoadOptions};
+use slimfaas_gateway::agent::{Place, read_object};
 
-/// Identity cannot run on this node.
+/// Identity cannot run on this node, or what was asked for failed.
 const EXIT_LACKING: u8 = 1;
 /// `EX_USAGE`.
 const EXIT_USAGE: u8 = 64;
-/// `EX_UNAVAILABLE`.
-const EXIT_UNAVAILABLE: u8 = 69;
 /// `EX_IOERR`.
 const EXIT_OUTPUT: u8 = 74;
 
-const ENFORCES_NOTHING: &str = "\
-slimfaas-agent: this version only reports what the node allows. It loads no program and enforces nothing:
-private functions are guarded by the gateway alone. `slimfaas-agent check` exits by what the report says.";
-
-/// The node agent of SlimFaas.
-///
-/// It is to tag connections and to guard private functions in the kernel. This version only reports what the node's
-/// kernel and this process's rights allow: without a command it prints the report and exits with 69, since it
-/// enforces nothing.
+/// The node agent of SlimFaas: tags connections and guards private functions in the kernel.
 #[derive(Parser)]
 #[command(
     name = "slimfaas-agent",
     version,
     after_help = "\
-Exit status: 0 identity can run (check), 1 something is missing (check), 64 wrong arguments, \
-69 nothing is enforced (no command), 74 the report could not be written."
+Exit status: 0 done, 1 something is missing or was refused, 64 wrong arguments, 74 the output could not be written."
 )]
 struct Arguments {
-    /// Print the report as JSON.
-    #[arg(long, global = true)]
-    json: bool,
-
     #[command(subcommand)]
-    command: Option<Command>,
+    command: Command,
 }
 
 #[derive(Subcommand)]
@@ -47,7 +35,27 @@ enum Command {
     /// Report whether in-kernel identity can run on this node, what is missing, and what to do about it.
     ///
     /// Reads /proc and /sys only; changes nothing.
-    Check,
+    Check {
+        /// Print the report as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Load the kernel programs, say what the verifier thinks of each, and unload them.
+    ///
+    /// Attaches nothing. Needs CAP_BPF and CAP_NET_ADMIN.
+    Verify {
+        /// The object of kernel programs; otherwise the one beside this program
+        programs: Option<PathBuf>,
+    },
+    /// Take the programs and maps that agents have left on this node out of the kernel: nothing is tagged or guarded
+    /// after it.
+    ///
+    /// An agent that runs must be stopped first.
+    Detach {
+        /// The directory of a bpffs that the agent pins in; otherwise found as the agent finds it
+        #[arg(long)]
+        pins: Option<PathBuf>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -55,14 +63,20 @@ fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => return say_usage(&error),
     };
-    let report = check_this_machine();
-    if write_report(&report, arguments.json).is_err() {
-        return ExitCode::from(EXIT_OUTPUT);
-    }
-    match arguments.command {
-        Some(Command::Check) if report.identity_can_run => ExitCode::SUCCESS,
-        Some(Command::Check) => ExitCode::from(EXIT_LACKING),
-        None => say_unavailable(),
+    let result = match arguments.command {
+        Command::Check { json } => return check(json),
+        Command::Verify { programs } => verify(programs.as_deref()),
+        Command::Detach { pins } => detach(pins.as_deref()),
+    };
+    match result {
+        Ok(said) => match write!(io::stdout(), "{said}") {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::from(EXIT_OUTPUT),
+        },
+        Err(error) => match writeln!(io::stderr(), "slimfaas-agent: {error:#}") {
+            Ok(()) => ExitCode::from(EXIT_LACKING),
+            Err(_) => ExitCode::from(EXIT_OUTPUT),
+        },
     }
 }
 
@@ -75,10 +89,12 @@ fn say_usage(error: &clap::Error) -> ExitCode {
     }
 }
 
-fn say_unavailable() -> ExitCode {
-    match writeln!(io::stderr(), "{ENFORCES_NOTHING}") {
-        Ok(()) => ExitCode::from(EXIT_UNAVAILABLE),
+fn check(json: bool) -> ExitCode {
+    let report = check_this_machine();
+    match write_report(&report, json) {
         Err(_) => ExitCode::from(EXIT_OUTPUT),
+        Ok(()) if report.identity_can_run => ExitCode::SUCCESS,
+        Ok(()) => ExitCode::from(EXIT_LACKING),
     }
 }
 
@@ -91,4 +107,27 @@ fn write_report(report: &Report, json: bool) -> io::Result<()> {
         write!(out, "{report}")?;
     }
     out.flush()
+}
+
+fn verify(programs: Option<&Path>) -> anyhow::Result<String> {
+    let object = read_object(programs)?;
+    let kernel = Kernel::load(LoadOptions { object: &object, pins: None, tell_listens: Place::find()?.tells_listens() })?;
+    let mut said = String::from("program          instructions  gone through by the verifier\n");
+    for program in kernel.programs()? {
+        let verified = program.verified_instructions.map_or_else(|| "not told".to_owned(), |count| count.to_string());
+        said += &format!("{:<16} {:>12}  {verified:>28}\n", program.name, program.instructions);
+    }
+    Ok(said)
+}
+
+fn detach(pins: Option<&Path>) -> anyhow::Result<String> {
+    let pins = match pins {
+        Some(pins) => slimfaas_gateway::agent::pins::Pins::new(pins),
+        None => match Place::find()?.pins {
+            Some(pins) => pins,
+            None => return Ok("no bpffs is mounted: nothing can have been left behind\n".to_owned()),
+        },
+    };
+    let removed = pins.detach()?;
+    Ok(format!("removed {removed} pinned programs and maps\n"))
 }

@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail, ensure};
 use slimfaas_ebpf::contract::{
     GuardEntry, GuardFlags, GuardKey, Identity, IdentityEntry, IdentityFlags, Key, NamespaceId, TagKeys,
 };
@@ -20,6 +20,8 @@ use super::network::Network;
 
 /// The object that `cargo xtask build-ebpf` made; `cargo xtask test` sets it.
 const PROGRAMS: &str = "SLIMFAAS_PROGRAMS";
+/// Says why there is none.
+const NO_PROGRAMS: &str = "SLIMFAAS_NO_PROGRAMS";
 
 pub(crate) const KEY: Key = Key::from_secret([7; 16]);
 pub(crate) const OTHER_KEY: Key = Key::from_secret([8; 16]);
@@ -62,8 +64,12 @@ pub(crate) fn on_site(name: &str, test: impl FnOnce(&Site) -> Result<()>) {
 impl Site {
     fn new(name: &str) -> Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        anyhow::ensure!(rustix::process::geteuid().is_root(), "needs root");
-        let object = std::env::var_os(PROGRAMS).with_context(|| format!("{PROGRAMS} names no object of kernel programs: cargo xtask test kernel builds it"))?;
+        ensure!(rustix::process::geteuid().is_root(), "needs root");
+        if let Ok(reason) = std::env::var(NO_PROGRAMS) {
+            bail!("{reason}");
+        }
+        let unset = || format!("{PROGRAMS} names no object of kernel programs: cargo xtask test kernel builds one");
+        let object = std::env::var_os(PROGRAMS).with_context(unset)?;
         let object = fs::read(&object).with_context(|| format!("cannot read {}", object.display()))?;
         let facts = Facts::read(Path::new("/"));
         let root = facts.cgroup_roots.first().context("cgroup v2 is not mounted")?;

@@ -1,0 +1,102 @@
+//! `cargo xtask build-ebpf`: the object of kernel programs, which the agent loads. Nothing else needs the tools for it.
+
+mod toolchain;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::terminal::{line, progress};
+use crate::{repository, test, tools};
+use toolchain::Toolchain;
+
+/// The object's name, in the target folder and beside the agent in its image.
+pub(crate) const OBJECT: &str = "slimfaas-programs.o";
+/// Tells tests and benches where the object is.
+pub(crate) const OBJECT_VARIABLE: &str = "SLIMFAAS_PROGRAMS";
+const TARGET: &str = "bpfel-unknown-none";
+
+/// Builds the object, and says what the kernel thinks of it where this process may ask it.
+pub(crate) fn run() -> Result<()> {
+    let object = build()?;
+    let size = fs::metadata(&object)?.len();
+    line(&format!("{} {:.1} KiB", object.display(), size as f64 / 1024.0));
+    if !rustix::process::geteuid().is_root() {
+        line("not root: whether this machine's kernel accepts the programs was not tried");
+        return Ok(());
+    }
+    let check = ["run", "--quiet", "--package", "slimfaas-gateway", "--bin", "slimfaas-agent", "--", "verify"];
+    let mut command = test::cargo(&repository(), &check);
+    let status = command.arg(&object).status().context("cannot run cargo")?;
+    ensure!(status.success(), "this machine's kernel does not take the programs");
+    Ok(())
+}
+
+/// Builds the object; returns where it is.
+///
+/// # Errors
+/// Without a toolchain for it; the message says what to install.
+pub(crate) fn build() -> Result<PathBuf> {
+    let root = repository();
+    let toolchain = Toolchain::find()?;
+    line(&format!("kernel programs by {toolchain}"));
+    let linker = install_linker(toolchain.llvm)?;
+    let folder = test::target_folder(&root).join("kernel-programs");
+    let mut command = toolchain.cargo();
+    command.args(["build", "--profile", "kernel", "--target", TARGET, "--package", "slimfaas-ebpf"]);
+    command.args(["--features", "programs", "--bin", "slimfaas-programs", "--target-dir"]).arg(&folder);
+    let flags = ["--cfg=bpf_target_arch=\"x86_64\"", "-Cdebuginfo=2", "-Clink-arg=--btf"];
+    command.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
+    command.env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", &linker);
+    let status = command.current_dir(&root).stdin(Stdio::null()).status().context("cannot run cargo")?;
+    ensure!(status.success(), "the kernel programs do not build");
+    let built = folder.join(TARGET).join("kernel/slimfaas-programs");
+    let object = folder.join(OBJECT);
+    strip(&toolchain, &built, &object)?;
+    Ok(object)
+}
+
+/// Without the debugger's data: ten times the rest, and the kernel's own (BTF) stays.
+fn strip(toolchain: &Toolchain, built: &Path, object: &Path) -> Result<()> {
+    let partial = object.with_extension("partial");
+    match toolchain.strip() {
+        Some(program) => {
+            let mut strip = Command::new(&program);
+            strip.args(["--strip-debug", "-o"]).arg(&partial).arg(built);
+            let status = strip.status().with_context(|| format!("cannot run {}", program.display()))?;
+            ensure!(status.success(), "{} failed", program.display());
+        }
+        None => {
+            progress("no llvm-strip: the object keeps the debugger's data, and is larger for it");
+            fs::copy(built, &partial)?;
+        }
+    }
+    fs::rename(&partial, object).with_context(|| format!("cannot write {}", object.display()))
+}
+
+/// The linker, built against the LLVM of the compiler: one cannot read the other's output otherwise.
+fn install_linker(llvm: u32) -> Result<PathBuf> {
+    const VERSION: &str = "0.13.0";
+    let folder = tools::folder()?;
+    let root = folder.join(format!("bpf-linker-{VERSION}-llvm-{llvm}"));
+    let linker = root.join("bin/bpf-linker");
+    if linker.is_file() {
+        return Ok(linker);
+    }
+    progress(&format!("installing bpf-linker {VERSION} for LLVM {llvm}: some minutes"));
+    fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    let mut command = test::cargo(&folder, &["install", "bpf-linker", "--locked", "--version", VERSION]);
+    command.args(["--no-default-features", "--features", &format!("llvm-{llvm}"), "--root"]).arg(&root);
+    command.env("LLVM_PREFIX", toolchain::llvm_prefix(llvm)).env("CARGO_TARGET_DIR", root.join("build"));
+    let status = command.status().context("cannot run cargo")?;
+    ensure!(
+        status.success(),
+        "bpf-linker does not build: it needs LLVM {llvm} with its headers (Debian: llvm-{llvm}-dev libpolly-{llvm}-dev \
+         libzstd-dev zlib1g-dev)"
+    );
+    // What is left of the build is large and of no use.
+    fs::remove_dir_all(root.join("build")).context("cannot remove the linker's build folder")?;
+    Ok(linker)
+}

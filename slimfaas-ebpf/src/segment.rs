@@ -138,7 +138,19 @@ mod tests {
         let long = |next| [&[next, 1][..], &[0; 14]].concat();
         let authentication = |next| [&[next, 4][..], &[0; 22]].concat();
         check(&[&ipv6(0), &hop(6), &tcp(16, 2)], Some((68, 16)));
-        check(&[&ipv6(0), &hop(60), &long(43), &hop(44), &[51, 9, 0, 0, 0, 0, 0, 0], &authentication(60), &hop(6), &tcp(16, 2)], Some((40 + 8 + 16 + 8 + 8 + 24 + 8 + 20, 16)));
+        check(
+            &[
+                &ipv6(0),
+                &hop(60),
+                &long(43),
+                &hop(44),
+                &[51, 9, 0, 0, 0, 0, 0, 0],
+                &authentication(60),
+                &hop(6),
+                &tcp(16, 2),
+            ],
+            Some((40 + 8 + 16 + 8 + 8 + 24 + 8 + 20, 16)),
+        );
         // One more than there can be.
         let many: Vec<u8> = [60, 60, 60, 60, 60, 60, 6].iter().flat_map(|next| hop(*next)).collect();
         check(&[&ipv6(60), &many, &tcp(16, 2)], None);

@@ -1,5 +1,6 @@
 //! The composition root: `build` wires and binds, `run` starts everything and ends it in order.
 
+mod agents;
 mod asynchronous;
 mod peers;
 pub mod source;
@@ -15,6 +16,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 use crate::api::Api;
+use crate::app::agents::AgentService;
 pub use crate::app::asynchronous::AsynchronousError;
 use crate::app::asynchronous::{Asynchronous, Shown, channels};
 use crate::app::peers::Channel;
@@ -25,6 +27,7 @@ use crate::config::Config;
 use crate::drain;
 use crate::model::function::FunctionId;
 use crate::net;
+use crate::peer::Kind;
 use crate::proxy::admin::AdminToken;
 use crate::proxy::deliver::Deliveries;
 use crate::proxy::wake::Wake;
@@ -75,6 +78,9 @@ impl App {
             Some(peers) => Some(Channel::bind(&config, peers, &table, &metrics, wake.clone())?),
             None => None,
         };
+        if let (Some(node), Some(identities)) = (channel.as_ref().and_then(Channel::node), &source.identities) {
+            node.register(Kind::Agent, Arc::new(AgentService::new(identities.table.clone())));
+        }
         let authority = match (&channel, &source.peers) {
             (Some(channel), Some(peers)) => channel.authority(peers),
             _ => Authority::sole(),
@@ -107,6 +113,7 @@ impl App {
         let gateway = Arc::new(Gateway {
             table,
             callers: Arc::clone(&source.callers),
+            identities: source.identities.as_ref().map(|identities| Arc::clone(&identities.index)),
             wake: Arc::clone(&wake),
             own: Arc::new(api),
             intake: asynchronous.as_ref().map(Asynchronous::intake),
@@ -221,6 +228,9 @@ fn bind(config: &Config) -> Result<(Vec<Vec<std::net::TcpListener>>, Vec<SocketA
         let mut address = wanted;
         for core in &mut cores {
             let listener = net::listen(address).map_err(failed)?;
+            if config.identity_salt_file.is_some() {
+                net::socket_options::keep_syns(&listener).map_err(failed)?;
+            }
             // The first core settles which port "any" is.
             address = listener.local_addr().map_err(failed)?;
             core.push(listener);

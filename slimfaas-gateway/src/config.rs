@@ -40,6 +40,8 @@ pub struct Config {
     pub limits: Limits,
     pub log: Log,
     pub peer: PeerPort,
+    /// The secret that makes identities of names. Without it the kernel's word on callers is not asked for.
+    pub identity_salt_file: Option<PathBuf>,
     /// After SIGTERM, until no more connections are accepted: others must learn first that this process leaves.
     pub drain_delay: Duration,
     /// For running requests to finish after that; then they are cut.

@@ -9,6 +9,7 @@ pub mod cluster;
 pub mod config;
 pub mod drain;
 pub mod example;
+pub mod identity;
 pub mod model;
 pub mod net;
 pub mod peer;

@@ -52,6 +52,19 @@ pub async fn resolve(address: &Address) -> io::Result<SocketAddr> {
     }
 }
 
+/// Whether the kernel says who calls, on this node: an agent's programs answer on any socket, also on one that leads
+/// nowhere.
+pub fn kernel_tells_callers() -> bool {
+    use socket2::{Domain, Socket, Type};
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None);
+    socket.is_ok_and(|socket| matches!(socket_options::kernel_caller(&socket), Ok(Some(_))))
+}
+
+/// The addresses of `host:port`.
+pub async fn resolve_all(host_and_port: &str) -> io::Result<Vec<SocketAddr>> {
+    Ok(tokio::net::lookup_host(host_and_port).await?.collect())
+}
+
 /// Connects to a function within `timeout`, without Nagle's delay.
 pub async fn connect(address: &Address, timeout: Duration) -> io::Result<TcpStream> {
     let connecting = async {

@@ -155,6 +155,45 @@ impl Node {
     }
 }
 
+/// One that only calls, and that nobody can call: a node's agent.
+pub struct Outsider {
+    name: Arc<str>,
+    source: KeySource,
+    keys: watch::Sender<Arc<Keys>>,
+    stats: Arc<PeerStats>,
+    client: Client,
+    links: mpsc::UnboundedReceiver<Arc<Link>>,
+}
+
+impl Outsider {
+    /// Reads the keys; needs no runtime.
+    pub fn new(name: Arc<str>, source: KeySource) -> Result<Self, BindError> {
+        if name.len() > NAME_BYTES_MAX {
+            return Err(BindError::Name);
+        }
+        let keys = watch::Sender::new(Arc::new(source.read()?));
+        let stats = Arc::new(PeerStats::default());
+        let (client, links) = Client::new(&stats);
+        Ok(Self { name, source, keys, stats, client, links })
+    }
+
+    /// Its calls wait (within their deadlines) until this runs.
+    pub fn client(&self) -> Client {
+        self.client.clone()
+    }
+
+    /// Calls until the drain starts. `membership`: whom it calls; connections to those that leave are closed.
+    pub async fn run(self, membership: watch::Receiver<Arc<[Peer]>>, drain: drain::Watch) {
+        let Self { name, source, keys, stats, client, links } = self;
+        let dialer = Dialer { client, name, versions: VERSIONS, keys: keys.subscribe(), stats };
+        tokio::select! {
+            biased; // the keys are followed for as long as anything needs them
+            () = run_links(dialer, links, membership, drain) => {}
+            () = source.follow(keys) => {}
+        }
+    }
+}
+
 /// Runs every link that the client makes, until all have ended after the drain's start.
 async fn run_links(
     dialer: Dialer,

@@ -45,7 +45,7 @@ use crate::proxy::slot::Slot;
 use crate::proxy::upstream::{Answered, Failure, Outbound};
 use crate::table::start::ColdStart;
 use crate::table::view::Function;
-use crate::table::{CallerIndex, Table};
+use crate::table::{CallerIndex, IdentityIndex, Table};
 use crate::telemetry::traffic::TrafficStats;
 
 /// A future of the core that polls it.
@@ -63,6 +63,8 @@ pub trait OwnRoutes: Send + Sync + 'static {
 pub struct Gateway {
     pub table: Arc<Table>,
     pub callers: Arc<dyn CallerIndex>,
+    /// Where the kernel's word on a caller is understood; it then counts alone, where there is one.
+    pub identities: Option<Arc<dyn IdentityIndex>>,
     pub wake: Arc<dyn wake::Wake>,
     pub own: Arc<dyn OwnRoutes>,
     /// Of asynchronous calls; `None`: this gateway stores nothing.
@@ -186,7 +188,7 @@ async fn admit_inside(connection: &Connection, function: Option<Arc<Function>>) 
     // Worked out for unknown functions too, so that the time of the answer does not tell them from private ones.
     let caller = connection.caller().await;
     let function = function.ok_or(Rejection::NotFound)?;
-    match visibility::decide(Visibility::Private, caller, &function.id, &function.spec) {
+    match visibility::decide(Visibility::Private, &caller, &function.id, &function.spec) {
         Ok(_permit) => Ok(function),
         Err(visibility::Denied) => Err(Rejection::NotFound),
     }

@@ -41,6 +41,12 @@ pub trait CallerIndex: Send + Sync + 'static {
     fn identify(&self, peer: SocketAddr, local: SocketAddr) -> Pin<Box<dyn Future<Output = Caller> + Send + '_>>;
 }
 
+/// Says whose a connection is by the number that its SYN proves. Never waits: it is asked for every request that only
+/// insiders may make.
+pub trait IdentityIndex: Send + Sync + 'static {
+    fn caller(&self, identity: u32) -> Caller;
+}
+
 /// Shared by writers (clusters) and readers (everything else).
 pub struct Table {
     own_namespace: Arc<str>,

@@ -26,8 +26,7 @@ pub(crate) fn tag_connect6(context: SockAddrContext) -> i32 {
 fn remember_identity(context: &SockAddrContext) -> i32 {
     let address = context.sock_addr;
     // SAFETY: the kernel gives the context, and allows these fields to be read.
-    let (kind, protocol, socket) =
-        unsafe { ((*address).type_, (*address).protocol, (*address).__bindgen_anon_1.sk) };
+    let (kind, protocol, socket) = unsafe { ((*address).type_, (*address).protocol, (*address).__bindgen_anon_1.sk) };
     if kind != SOCK_STREAM || protocol != IPPROTO_TCP || socket.is_null() {
         return PROCEED;
     }

@@ -133,10 +133,13 @@ mod tests {
 
     fn any_desired() -> impl Strategy<Value = Desired> {
         let cgroups = prop::collection::btree_map(0..6_u64, (0..4_u32).prop_map(Identity), 0..5);
-        let entry = (0..3_u32, 0..4_u32)
-            .prop_map(|(namespace, flags)| IdentityEntry { namespace: NamespaceId(namespace), flags: IdentityFlags(flags) });
+        let entry = (0..3_u32, 0..4_u32).prop_map(|(namespace, flags)| IdentityEntry {
+            namespace: NamespaceId(namespace),
+            flags: IdentityFlags(flags),
+        });
         let known = prop::collection::btree_map((2..8_u32).prop_map(Identity), entry, 0..5);
-        let guard = (0..3_u32).prop_map(|function| GuardEntry { function: Identity(function), ..GuardEntry::default() });
+        let guard =
+            (0..3_u32).prop_map(|function| GuardEntry { function: Identity(function), ..GuardEntry::default() });
         let guards = prop::collection::btree_map((0..4_u16).prop_map(guard_key), guard, 0..4);
         let exclusion = (0..3_u32, 0..3_u32)
             .prop_map(|(function, caller)| ExclusionKey { function: Identity(function), caller: Identity(caller) });

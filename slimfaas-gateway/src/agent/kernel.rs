@@ -107,8 +107,11 @@ impl Kernel {
             let link = attach::create_link(program.as_fd(), cgroup.as_fd(), attach_type)
                 .map_err(|source| KernelError::Link { name, doing: "attach", source })?;
             match &folder {
-                Some(folder) => attach::pin(&link, &folder.join(name))
-                    .map_err(|source| KernelError::Link { name, doing: "pin", source })?,
+                Some(folder) => attach::pin(&link, &folder.join(name)).map_err(|source| KernelError::Link {
+                    name,
+                    doing: "pin",
+                    source,
+                })?,
                 None => self.links.push(link),
             }
         }

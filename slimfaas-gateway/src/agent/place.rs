@@ -17,7 +17,9 @@ const OBJECT: &str = "slimfaas-programs.o";
 pub enum PlaceError {
     #[error("identity cannot run on this node: {0} (`slimfaas-agent check` says more)")]
     Lacking(String),
-    #[error("cannot read the kernel programs {path}: {source} (`cargo xtask build-ebpf` makes them, and images have them)")]
+    #[error(
+        "cannot read the kernel programs {path}: {source} (`cargo xtask build-ebpf` makes them, and images have them)"
+    )]
     Object { path: PathBuf, source: io::Error },
     #[error("cannot find this program's own file: {0}")]
     Own(io::Error),

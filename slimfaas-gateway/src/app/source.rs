@@ -2,10 +2,11 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 
+use slimfaas_ebpf::contract::Key;
 use tokio::sync::watch;
 
 use crate::cluster::fixed::{FixedCluster, Nodes};
@@ -16,12 +17,14 @@ use crate::cluster::{Cluster, ClusterFuture};
 use crate::config::url_template::{UrlError, UrlTemplate};
 use crate::config::{Config, fixed_functions};
 use crate::drain;
+use crate::identity::keys;
+use crate::identity::table::Table as Identities;
 use crate::model::caller::Caller;
 use crate::model::peer::Peer;
 use crate::model::problem::Problem;
 use crate::peer::key::{KeySource, Keys};
 use crate::readiness::Readiness;
-use crate::table::{CallerIndex, Table};
+use crate::table::{CallerIndex, IdentityIndex, Table};
 
 /// Where the functions come from, and what goes with it.
 pub struct Source {
@@ -29,6 +32,8 @@ pub struct Source {
     pub table: Arc<Table>,
     pub cluster: Arc<dyn Cluster>,
     pub callers: Arc<dyn CallerIndex>,
+    /// Where the kernel's word on callers is understood.
+    pub identities: Option<Identified>,
     /// Sees each change of what `Cluster::dependency_ready` answers, where it can change.
     pub dependency_changes: Option<watch::Receiver<u64>>,
     /// Where there can be other gateway nodes.
@@ -36,6 +41,13 @@ pub struct Source {
     /// Runs until the given signal; ends what the cluster started. Holds the process unready until it knows the
     /// functions.
     pub worker: Box<dyn FnOnce(Readiness, drain::Watch) -> ClusterFuture<'static, ()> + Send>,
+}
+
+/// Workloads as the kernel knows them.
+pub struct Identified {
+    pub index: Arc<dyn IdentityIndex>,
+    /// What the agents are to be told.
+    pub table: watch::Receiver<Arc<Identities>>,
 }
 
 /// This gateway node among the others.
@@ -92,6 +104,7 @@ pub fn local(manifest: Manifest, clean: bool, config: &Config) -> Result<Vec<(Co
         Source {
             table: Arc::clone(&table),
             callers: cluster.callers(),
+            identities: None,
             dependency_changes: Some(cluster.dependency_changes()),
             peers: (configs.len() > 1).then_some(peers),
             worker: Box::new(run),
@@ -140,6 +153,7 @@ pub fn fixed(text: &str, config: &Config) -> Result<(Source, Vec<Problem>), Vec<
         table: Arc::clone(&table),
         cluster: Arc::new(FixedCluster::new(functions.functions, &config.namespace, &table)),
         callers: Arc::new(NobodyKnown),
+        identities: None,
         dependency_changes: None,
         peers: (!config.peer.nodes.is_empty()).then(peers),
         worker: Box::new(|_readiness, mut end| {
@@ -158,7 +172,9 @@ pub fn fixed(text: &str, config: &Config) -> Result<(Source, Vec<Problem>), Vec<
 /// The workloads of a Kubernetes cluster.
 pub async fn kubernetes(config: &Config) -> Result<Source, KubernetesError> {
     let table = Table::new(&config.namespace);
+    let salt = config.identity_salt_file.as_deref().map(read_salt).transpose()?;
     let options = KubeOptions {
+        salt,
         namespace: config.namespace.clone(),
         other_namespaces: config.other_namespaces.clone(),
         template: UrlTemplate::parse(&config.base_function_url)?,
@@ -170,6 +186,9 @@ pub async fn kubernetes(config: &Config) -> Result<Source, KubernetesError> {
     Ok(Source {
         table,
         callers: Arc::<KubeCluster>::clone(&cluster),
+        identities: salt
+            .is_some()
+            .then(|| Identified { index: Arc::<KubeCluster>::clone(&cluster), table: cluster.identities() }),
         dependency_changes: Some(cluster.dependency_changes()),
         peers: Some(Peers {
             keys: key_file(config),
@@ -192,8 +211,18 @@ fn key_file(config: &Config) -> Option<KeySource> {
     config.peer.key_file.clone().map(KeySource::File)
 }
 
+fn read_salt(path: &Path) -> Result<Key, KubernetesError> {
+    let file = || path.to_owned();
+    let text = std::fs::read_to_string(path).map_err(|source| KubernetesError::SaltFile { file: file(), source })?;
+    keys::parse(&text).map_err(|source| KubernetesError::Salt { file: file(), source })
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum KubernetesError {
+    #[error("cannot read the salt of identities {file}: {source}")]
+    SaltFile { file: PathBuf, source: std::io::Error },
+    #[error("the salt of identities {file}: {source}")]
+    Salt { file: PathBuf, source: keys::KeyFormError },
     #[error(transparent)]
     Connect(#[from] ConnectError),
     #[error("the template of functions' addresses: {0}")]

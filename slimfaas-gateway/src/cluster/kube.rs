@@ -7,6 +7,7 @@
 mod events;
 mod index;
 mod lease;
+pub mod node;
 mod pod;
 mod proof;
 mod scale;
@@ -23,15 +24,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use kube::Client;
 use tokio::sync::watch;
 
+use slimfaas_ebpf::contract::{Identity, Key};
+
 use self::events::{Announcements, Announcer};
 use self::index::Index;
 use crate::cluster::{Cluster, ClusterFuture, ScaleError, Scaling};
 use crate::config::url_template::UrlTemplate;
+use crate::identity::table::Table as Identities;
 use crate::model::caller::Caller;
 use crate::model::function::FunctionId;
 use crate::model::peer::Peer;
 use crate::model::spec::Dependency;
-use crate::table::{CallerIndex, Table};
+use crate::table::{CallerIndex, IdentityIndex, Table};
 
 /// The API server's name of an object; never used again.
 type Uid = Arc<str>;
@@ -47,6 +51,8 @@ pub struct KubeOptions {
     pub pod_name: String,
     /// Where nodes reach each other.
     pub peer_port: u16,
+    /// Makes identities of names; without it the kernel's word on callers is not understood.
+    pub salt: Option<Key>,
 }
 
 /// The functions of some namespaces. Watches nothing before [`KubeCluster::run`].
@@ -64,6 +70,7 @@ pub struct KubeCluster {
     listed: watch::Sender<bool>,
     leads: watch::Sender<bool>,
     alone: watch::Sender<bool>,
+    identities: watch::Sender<Arc<Identities>>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -87,6 +94,7 @@ impl KubeCluster {
             listed: watch::Sender::new(false),
             leads: watch::Sender::new(false),
             alone: watch::Sender::new(true),
+            identities: watch::Sender::default(),
             options,
         }))
     }
@@ -114,6 +122,11 @@ impl KubeCluster {
     /// Whether there is no other gateway node.
     pub fn is_alone(&self) -> watch::Receiver<bool> {
         self.alone.subscribe()
+    }
+
+    /// Whom the kernel is to know, and what it is to guard; empty before everything has been listed, and without salt.
+    pub fn identities(&self) -> watch::Receiver<Arc<Identities>> {
+        self.identities.subscribe()
     }
 
     fn index(&self) -> MutexGuard<'_, Index> {
@@ -146,5 +159,12 @@ impl CallerIndex for KubeCluster {
         let own = self.own_workload().clone();
         let caller = self.index().caller(peer.ip().to_canonical(), own.as_ref());
         Box::pin(std::future::ready(caller.unwrap_or(Caller::Outside)))
+    }
+}
+
+/// Who calls, by the tag that the caller's kernel has put into its SYN.
+impl IdentityIndex for KubeCluster {
+    fn caller(&self, identity: u32) -> Caller {
+        self.identities.borrow().caller(Identity(identity))
     }
 }

@@ -20,7 +20,7 @@ pub enum Kind {
     BodyWrite = 4,
     /// Parts of a request's body, fetched.
     BodyRead = 5,
-    /// What a node's agent has seen.
+    /// What a node's agent is to tell its kernel.
     Agent = 6,
 }
 
@@ -48,7 +48,8 @@ impl Kind {
             Self::Raft => PayloadLimits { request: 8 * MIB, reply: 16 * KIB },
             Self::Snapshot | Self::BodyWrite => PayloadLimits { request: MIB + 4 * KIB, reply: 4 * KIB },
             Self::BodyRead => PayloadLimits { request: 4 * KIB, reply: MIB + 4 * KIB },
-            Self::Agent => PayloadLimits { request: 256 * KIB, reply: 4 * KIB },
+            // The whole policy: as much as the kernel's maps hold, and nothing like it in most clusters.
+            Self::Agent => PayloadLimits { request: 4 * KIB, reply: 3 * MIB },
         }
     }
 

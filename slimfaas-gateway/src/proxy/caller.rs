@@ -5,13 +5,17 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use http::HeaderValue;
+use slimfaas_ebpf::contract::{CallerReply, Verdict};
 use tokio::sync::OnceCell;
 
 use crate::clock::{self, Tick};
 use crate::drain;
 use crate::model::caller::Caller;
+use crate::net::TcpStream;
+use crate::net::socket_options::kernel_caller;
 use crate::proxy::Core;
 use crate::proxy::pace::Pace;
+use crate::telemetry::traffic::Proof;
 
 /// One accepted connection's two ends, and what is known of the other. Lives as long as anything uses the
 /// connection, also after an upgrade.
@@ -22,7 +26,10 @@ pub(crate) struct Connection {
     local: SocketAddr,
     /// The peer's address as `X-Forwarded-For` has it.
     peer_header: HeaderValue,
-    caller: OnceCell<Caller>,
+    /// What the kernel said when the connection was accepted: whose it is does not change, only what that means.
+    kernel: Option<CallerReply>,
+    /// Worked out by address, where the kernel says nothing.
+    by_address: OnceCell<Caller>,
     pub(super) pace: Arc<Pace>,
     /// Keeps the process from ending while the connection is in use.
     pub(super) drain: drain::Watch,
@@ -33,6 +40,7 @@ pub(crate) struct Connection {
 impl Connection {
     pub(super) fn new(
         core: &Rc<Core>,
+        stream: &TcpStream,
         peer: SocketAddr,
         local: SocketAddr,
         drain: drain::Watch,
@@ -47,7 +55,8 @@ impl Connection {
             peer,
             local: plain(local),
             peer_header,
-            caller: OnceCell::new(),
+            kernel: ask_kernel(core, stream),
+            by_address: OnceCell::new(),
             pace: Pace::accepted(Tick::of(clock::now())),
             drain,
             _permit: permit,
@@ -58,9 +67,39 @@ impl Connection {
         &self.peer_header
     }
 
-    /// The first use may take milliseconds; later ones are free.
-    pub(super) async fn caller(&self) -> &Caller {
-        let index = &self.core.gateway.callers;
-        self.caller.get_or_init(|| index.identify(self.peer, self.local)).await
+    /// Where the kernel says nothing, the first use may take milliseconds; later ones are free.
+    pub(super) async fn caller(&self) -> Caller {
+        let gateway = &self.core.gateway;
+        if let (Some(reply), Some(identities)) = (&self.kernel, &gateway.identities) {
+            gateway.stats.proven(Proof::Kernel);
+            return match Verdict::from_u32(reply.verdict) {
+                // The tag is true. What its owner may do follows from our own view, not from the agent's of the moment
+                // at which the connection was opened.
+                Some(Verdict::Known | Verdict::Foreign) => identities.caller(reply.identity.0),
+                Some(Verdict::Untagged | Verdict::Forged) | None => Caller::Outside,
+            };
+        }
+        gateway.stats.proven(Proof::Address);
+        self.by_address.get_or_init(|| gateway.callers.identify(self.peer, self.local)).await.clone()
+    }
+}
+
+/// One system call for each connection, where its answer is understood.
+fn ask_kernel(core: &Core, stream: &TcpStream) -> Option<CallerReply> {
+    core.gateway.identities.as_ref()?;
+    match kernel_caller(stream) {
+        Ok(Some(reply)) => {
+            core.gateway.stats.told(Verdict::from_u32(reply.verdict));
+            Some(reply)
+        }
+        Ok(None) => {
+            core.gateway.stats.untold();
+            None
+        }
+        Err(error) => {
+            // The connection is gone, or the kernel has no memory: nothing is known of who it was.
+            tracing::debug!(%error, "cannot ask the kernel for the caller");
+            Some(CallerReply::default())
+        }
     }
 }

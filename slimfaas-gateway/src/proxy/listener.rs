@@ -123,7 +123,7 @@ async fn accept(
         match accepted {
             Ok((stream, peer, permit)) => {
                 let Ok(local) = stream.local_addr() else { continue };
-                let connection = Rc::new(Connection::new(&core, peer, local, drain.clone(), permit));
+                let connection = Rc::new(Connection::new(&core, &stream, peer, local, drain.clone(), permit));
                 spawn_connection(stream, connection, Rc::clone(&server), drain.clone());
             }
             Err(error) => {

@@ -31,7 +31,7 @@ use crate::table::Table;
 use crate::table::start::ColdStart;
 use crate::table::view::Function;
 use crate::telemetry::metrics::asynchronous::AsyncCollector;
-use crate::telemetry::traffic::{METHODS, REASONS, TrafficStats};
+use crate::telemetry::traffic::{METHODS, Proof, REASONS, TrafficStats, VERDICTS};
 
 /// The registry, and the instruments that are written to directly.
 pub struct Metrics {
@@ -130,6 +130,10 @@ impl Collector for TrafficCollector {
         let rejections = reasons.map(|(reason, count)| counter(&[("reason", reason)], count.load(Ordering::Relaxed)));
         let phases = ColdStart::PARTS.into_iter().chain(["gateway"]).zip(&stats.cold_starts);
         let phases = phases.map(|(phase, durations)| histogram(&[("phase", phase)], durations));
+        let proofs = Proof::NAMES.iter().zip(&stats.proofs);
+        let proofs = proofs.map(|(proof, count)| counter(&[("proof", proof)], count.load(Ordering::Relaxed)));
+        let verdicts = VERDICTS.iter().zip(&stats.verdicts);
+        let verdicts = verdicts.map(|(verdict, count)| counter(&[("verdict", verdict)], count.load(Ordering::Relaxed)));
         let in_progress = stats.in_progress.load(Ordering::Relaxed);
         let connections = stats.connections.load(Ordering::Relaxed);
         vec![
@@ -148,6 +152,16 @@ impl Collector for TrafficCollector {
                 "http_requests_in_progress",
                 "Requests that have begun and not ended.",
                 vec![gauge(&[], in_progress)],
+            ),
+            counters(
+                "slimfaas_caller_decisions_total",
+                "Calls that only insiders may make, by what proves who calls: the kernel's word, or the address alone.",
+                proofs.collect(),
+            ),
+            counters(
+                "slimfaas_caller_verdicts_total",
+                "Accepted connections, by what the kernel says of the caller; `no-agent`: nothing on this node.",
+                verdicts.collect(),
             ),
             gauges("slimfaas_client_connections", "Open connections of clients.", vec![gauge(&[], connections)]),
             counters(

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use http::Method;
+use slimfaas_ebpf::contract::Verdict;
 
 use crate::model::stats::{Durations, StatusCounts};
 use crate::table::start::ColdStart;
@@ -31,6 +32,23 @@ pub const REASONS: [&str; 15] = [
     "response-failed",
 ];
 
+/// What the answer to "who calls?" stands on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// The kernel's word.
+    Kernel,
+    /// The exact address of a pod, or a process's sockets: nothing better was there.
+    Address,
+}
+
+impl Proof {
+    pub(super) const NAMES: [&str; 2] = ["kernel", "address"];
+}
+
+/// What the kernel says of accepted connections, in the order of the numbers of `Verdict`; then that it says nothing,
+/// since no agent's programs run on this node.
+pub(super) const VERDICTS: [&str; 5] = ["untagged", "known", "foreign", "forged", "no-agent"];
+
 #[derive(Debug, Default)]
 pub struct TrafficStats {
     /// Requests between their head and the end of their response.
@@ -41,6 +59,10 @@ pub struct TrafficStats {
     /// In the order of `ColdStart::PARTS`, and the gateway's own share.
     pub(super) cold_starts: [Durations; ColdStart::PARTS.len() + 1],
     pub(super) rejections: [AtomicU64; REASONS.len()],
+    /// Decisions about callers, by what they stand on.
+    pub(super) proofs: [AtomicU64; Proof::NAMES.len()],
+    /// Accepted connections, where the kernel's word is understood.
+    pub(super) verdicts: [AtomicU64; VERDICTS.len()],
     pub(super) clients_gone: AtomicU64,
     pub(super) responses_cut: AtomicU64,
     /// Further attempts of synchronous calls.
@@ -66,6 +88,22 @@ impl TrafficStats {
         if let Some(index) = index {
             self.rejections[index].fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// It had to be known who calls.
+    pub fn proven(&self, proof: Proof) {
+        self.proofs[proof as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The kernel's word on an accepted connection; an unknown one counts as none.
+    pub fn told(&self, verdict: Option<Verdict>) {
+        let place = verdict.unwrap_or(Verdict::Untagged).as_u32() as usize;
+        self.verdicts[place].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// No agent's programs are there to answer.
+    pub fn untold(&self) {
+        self.verdicts[VERDICTS.len() - 1].fetch_add(1, Ordering::Relaxed);
     }
 
     /// The client went away before the end of its response.

@@ -28,7 +28,8 @@ impl Actor {
         // Not "ip netns exec", which mounts a /sys without cgroups.
         let mut command = Command::new("nsenter");
         command.arg(format!("--net=/run/netns/{namespace}")).arg(env!("CARGO_BIN_EXE_kernel-actor")).arg(cgroup);
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("cannot start an actor")?;
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("cannot start an actor")?;
         let input = child.stdin.take().context("it has an input")?;
         let output = BufReader::new(child.stdout.take().context("it has an output")?);
         let mut actor = Self { child, input, output };

@@ -32,7 +32,8 @@ fn scene(site: &Site) -> Result<Scene> {
     let mut server = pod.actor(&network)?;
     let port = server.tell("listen 127.0.0.1:0")?.parse()?;
     // The attacker's kernel knows nothing of its connections, and would reset them.
-    network.rules("table inet raw { chain out { type filter hook output priority 0; tcp flags & rst == rst drop; }\n}")?;
+    network
+        .rules("table inet raw { chain out { type filter hook output priority 0; tcp flags & rst == rst drop; }\n}")?;
     let elsewhere = site.bare_node("elsewhere", None)?;
     let attacker = Actor::start(&network.name, &elsewhere.system())?;
     Ok(Scene { _network: network, server, node, pod, attacker, port, next_port: 50_000 })

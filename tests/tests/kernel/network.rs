@@ -31,7 +31,10 @@ impl Network {
     /// Lays a cable to another one; each end gets its addresses, with the length of the prefix.
     pub(crate) fn connect(&self, cable: &str, own: &[&str], other: &Self, others: &[&str]) -> Result<()> {
         let (near, far) = (format!("{cable}0"), format!("{cable}1"));
-        run(&["ip", "link", "add", &near, "netns", &self.name, "type", "veth", "peer", &far, "netns", &other.name], "")?;
+        run(
+            &["ip", "link", "add", &near, "netns", &self.name, "type", "veth", "peer", &far, "netns", &other.name],
+            "",
+        )?;
         for (network, end, addresses) in [(self, near, own), (other, far, others)] {
             for address in addresses {
                 let command = ["ip", "address", "add", address, "dev", &end];

@@ -122,10 +122,13 @@ const TABLE: &[Row] = &[
     row("scaler::history", SCALER_CORES),
     row("scaler::schedule", SCALER_CORES),
     row("scaler::stabilize", SCALER_CORES),
-    row("cluster", &["table", "config", "net", "telemetry", "drain", "readiness"]),
+    row("cluster", &["table", "config", "identity", "net", "telemetry", "drain", "readiness"]),
     row("jobs", &["cluster", "store", "table", "proxy::upstream", "telemetry", "drain"]),
     row("events", &["cluster", "store", "table", "proxy::upstream", "telemetry", "drain"]),
-    row("agent", &["cluster::kube", "config", "telemetry", "drain", "signal"]),
+    row("identity", &[]),
+    row("agent", &["cluster::kube", "identity", "peer", "net", "drain", "signal"]),
+    row("agent::desired", &[]),
+    row("agent::knowledge", &["identity", "agent::cgroups", "agent::desired"]),
 ];
 
 /// The queue's state machine. The store runs it, and knows nothing else of the queue.
@@ -147,6 +150,7 @@ const SCALER_CORES: &[&str] =
 
 /// Decisions: values in, values out. They run the same on every node and in every simulation.
 const PURE: &[&[&str]] = &[
+    &["agent::desired", "agent::knowledge", "identity"],
     &["model", "peer::digest", "peer::frame", "peer::inbox", "peer::outbox", "proxy::visibility"],
     &["bodies::wire"],
     QUEUE_CORES,

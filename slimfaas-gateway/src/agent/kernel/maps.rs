@@ -113,8 +113,7 @@ impl Maps {
     pub(super) fn counters(&self) -> Result<Counters, KernelError> {
         let count = |place: usize| {
             let place = u32::try_from(place).expect("there are few counters");
-            let values =
-                self.counters.get(&place, 0).map_err(|error| KernelError::map(map_names::COUNTERS, error))?;
+            let values = self.counters.get(&place, 0).map_err(|error| KernelError::map(map_names::COUNTERS, error))?;
             Ok::<u64, KernelError>(values.iter().sum())
         };
         let mut counters = Counters::default();

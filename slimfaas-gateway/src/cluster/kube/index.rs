@@ -1,5 +1,7 @@
 //! Workloads and pods put together: whose pod is whose, which of them serve, what the table should say. Pure.
 
+pub(super) mod identities;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;

@@ -94,6 +94,16 @@ pub(super) fn of_namespace(client: &Client, namespace: &str) -> Changes {
     stream::select_all([deployments, stateful_sets, replica_sets, pods]).boxed()
 }
 
+/// Every change of the pods of one node, whatever their namespace, for ever.
+pub(super) fn of_node(client: &Client, node: &str) -> Changes {
+    follow(
+        watch(Api::<Pod>::all(client.clone()), config().fields(&format!("spec.nodeName={node}"))),
+        Kind::Pods,
+        |object| PodFacts::of(&object).map(|facts| Change::Pod(Box::new(facts))),
+        Change::PodGone,
+    )
+}
+
 fn config() -> watcher::Config {
     watcher::Config::default().page_size(PAGE_SIZE).timeout(WATCH_SECONDS)
 }

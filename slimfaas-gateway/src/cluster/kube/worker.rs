@@ -8,6 +8,7 @@ use futures::stream::{self, StreamExt};
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 
+use super::index::identities::Own;
 use super::index::{Affected, ToProve};
 use super::lease::{self, Candidate};
 use super::pod::Stage;
@@ -16,6 +17,7 @@ use super::watches::{self, Change, Kind};
 use super::{KubeCluster, Uid};
 use crate::clock;
 use crate::drain;
+use crate::identity::table::Table as Identities;
 use crate::model::function::FunctionId;
 use crate::model::peer::{NOWHERE, Peer};
 use crate::model::problem::Problem;
@@ -26,6 +28,9 @@ const BATCH: usize = 512;
 
 /// The Lease's name where the gateway is not run by a workload.
 const LEASE: &str = "slimfaas";
+
+/// The DaemonSet of the node agents, in the gateway's namespace.
+const AGENT: &str = "slimfaas-agent";
 
 /// State of the running worker.
 struct Worker {
@@ -121,6 +126,9 @@ impl Worker {
         self.publish(&functions);
         if pods_changed || self.blocker.is_some() {
             self.follow_peers();
+        }
+        if pods_changed || dependency || self.blocker.is_some() {
+            self.publish_identities();
         }
         if let Some(blocker) = self.blocker.take() {
             tracing::info!(functions = self.cluster.table.view().functions().len(), "the cluster has been listed");
@@ -256,6 +264,36 @@ impl Worker {
                 *known = peers.into();
             }
             changed
+        });
+    }
+
+    /// Whom the kernel is to know, and what it is to guard.
+    fn publish_identities(&self) {
+        let options = &self.cluster.options;
+        let Some(salt) = options.salt else { return };
+        let workloads = {
+            let own = self.cluster.own_workload().clone();
+            self.cluster.index().identified(&Own {
+                workload: own.as_ref(),
+                namespace: &options.namespace,
+                peer_port: options.peer_port,
+                agent: AGENT,
+            })
+        };
+        let table = Identities::new(salt, &workloads);
+        self.cluster.identities.send_if_modified(|known| {
+            if **known == table {
+                return false;
+            }
+            for (one, other) in table.contested.iter().filter(|pair| !known.contested.contains(pair)) {
+                tracing::error!(
+                    one,
+                    other,
+                    "two have one identity: the calls of neither count as internal; rename one"
+                );
+            }
+            *known = Arc::new(table);
+            true
         });
     }
 

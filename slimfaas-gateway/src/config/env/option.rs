@@ -126,6 +126,7 @@ impl Draft {
             limits,
             log: Log { filter: String::new(), format: LogFormat::Text, no_color: false },
             peer: PeerPort { port: 0, key_file: None, nodes: Vec::new() },
+            identity_salt_file: None,
             drain_delay: Duration::ZERO,
             drain_timeout: Duration::ZERO,
         };

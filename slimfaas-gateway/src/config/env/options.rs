@@ -156,6 +156,20 @@ pub(super) const OPTIONS: &[Opt] = &[
         }),
     },
     Opt {
+        name: "SlimFaas__Identity__SaltFile",
+        old: &[],
+        default: "",
+        doc: "On Kubernetes with node agents: a file with the salt of identities, 32 hexadecimal digits (`openssl rand \
+              -hex 16`), the same for all gateways and agents. With it the gateway asks the kernel who calls, and \
+              believes nothing else where the kernel answers; without it, and on nodes without an agent, callers are \
+              known by the address of their pod. Read at start.",
+        is_list: false,
+        reads: Reads::Text("a file's path", |draft, text| {
+            draft.config.identity_salt_file = Some(text.into());
+            Ok(())
+        }),
+    },
+    Opt {
         name: "SlimFaas__TrafficThreads",
         old: &[],
         default: "auto",

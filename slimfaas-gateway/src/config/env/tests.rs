@@ -74,6 +74,7 @@ fn the_defaults() {
         limits,
         log: Log { filter: "info,openraft=off".into(), format: LogFormat::Text, no_color: false },
         peer: PeerPort { port: 3262, key_file: None, nodes: vec![] },
+        identity_salt_file: None,
         drain_delay: Duration::from_secs(5),
         drain_timeout: Duration::from_secs(30),
     };
@@ -126,6 +127,7 @@ fn every_field_has_an_option() {
         log: Log { filter: "x".into(), format: LogFormat::Json, no_color: false },
         // Neither key nor nodes by default, so that there is nothing to replace.
         peer: PeerPort { port: 1, key_file: None, nodes: vec![] },
+        identity_salt_file: None,
         drain_delay: second,
         drain_timeout: second,
     };

@@ -10,6 +10,7 @@ mod kernel {
     mod network;
     mod site;
 
+    mod churn;
     mod forged;
     mod guard;
     mod lifetime;

@@ -6,6 +6,7 @@ mod coldstart;
 mod depth;
 mod disk;
 mod gateways;
+mod identity;
 pub(crate) mod load;
 mod measure;
 mod queue;
@@ -30,6 +31,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 pub(crate) enum Bench {
     /// Throughput, latency, CPU and memory: directly, through nginx, haproxy and the gateway
     Sync(sync::Options),
+    /// What tags and guards cost: connects and established traffic, with and without the kernel programs; needs root
+    Identity,
     /// From a call to a function at zero to its first byte, less what the function itself takes to listen
     Coldstart(coldstart::Options),
     /// Asynchronous calls stored per second, beside NATS JetStream and Redis Streams; and how long one takes
@@ -45,6 +48,7 @@ pub(crate) fn run(bench: Bench) -> Result<()> {
         Bench::Coldstart(options) => coldstart::run(&options),
         Bench::Queue(options) => queue::run(&options),
         Bench::Depth(options) => depth::run(&options),
+        Bench::Identity => identity::run(),
     }
 }
 

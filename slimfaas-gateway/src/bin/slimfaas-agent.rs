@@ -41,7 +41,7 @@ enum Command {
     /// Tag the connections of this node's pods and guard its private functions, until asked to end.
     ///
     /// What was told to the kernel stays in force after the end, where a bpffs is mounted.
-    Run(Run),
+    Run(Box<Run>),
     /// Report whether in-kernel identity can run on this node, what is missing, and what to do about it.
     ///
     /// Reads /proc and /sys only; changes nothing.
@@ -109,7 +109,7 @@ fn main() -> ExitCode {
     };
     let result = match arguments.command {
         Command::Check { json } => return check(json),
-        Command::Run(options) => run(options),
+        Command::Run(options) => run(*options),
         Command::Verify { programs } => verify(programs.as_deref()),
         Command::Detach { pins } => detach(pins.as_deref()),
     };

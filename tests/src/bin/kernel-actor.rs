@@ -1,8 +1,13 @@
 //! A process that kernel tests put into a cgroup and a network namespace. It does what its standard input says, a line
 //! at a time, and answers each with a line: what was asked for, or `error` and why.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the suites stand outside of the gateway: they own their environment, clock and sockets"
+)]
 
 use std::io::{self, BufRead, Read, Write};
 use std::net::{SocketAddr, SocketAddrV4, TcpListener, TcpStream};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -23,7 +28,7 @@ struct Actor {
 
 fn main() -> Result<()> {
     let cgroup = std::env::args_os().nth(1).context("name the cgroup to join")?;
-    std::fs::write(std::path::Path::new(&cgroup).join("cgroup.procs"), "0").context("cannot join the cgroup")?;
+    join(Path::new(&cgroup))?;
     let mut actor = Actor::default();
     let mut out = io::stdout().lock();
     writeln!(out, "ready")?;
@@ -52,7 +57,14 @@ impl Actor {
                 self.accepted = None;
                 Ok("closed".to_owned())
             }
-            ["churn", address, count] => churn(address.parse()?, count.parse()?),
+            ["serve"] => self.serve(),
+            ["pump", address, millis] => pump(address.parse()?, Duration::from_millis(millis.parse()?)),
+            ["question", count] => self.question(count.parse()?),
+            ["join", cgroup] => {
+                join(Path::new(cgroup))?;
+                Ok("joined".to_owned())
+            }
+            ["measure", address, count] => measure(address.parse()?, count.parse()?),
             ["forge", from, to, isn, option] => {
                 let (from, to): (SocketAddrV4, SocketAddrV4) = (from.parse()?, to.parse()?);
                 let option = forge::from_hex(option).context("the option is no hexadecimal")?;
@@ -103,6 +115,31 @@ impl Actor {
         })
     }
 
+    /// From now on takes every connection, reads what comes, and tells nothing of it.
+    fn serve(&mut self) -> Result<String> {
+        let listener = self.listener.take().context("nothing listens")?;
+        listener.set_nonblocking(false)?;
+        std::thread::spawn(move || {
+            let mut buffer = vec![0; 1 << 18];
+            for stream in listener.incoming() {
+                // One at a time: the measured client opens no second one before it is done.
+                let Ok(mut stream) = stream else { return };
+                while stream.read(&mut buffer).is_ok_and(|count| count > 0) {}
+            }
+        });
+        Ok("serving".to_owned())
+    }
+
+    /// Asks so often who opened the connection that was accepted last; says how many nanoseconds one question took.
+    fn question(&self, count: u32) -> Result<String> {
+        let stream = self.accepted.as_ref().context("nothing was accepted")?;
+        let start = Instant::now();
+        for _ in 0..count {
+            std::hint::black_box(kernel_caller(stream)?);
+        }
+        Ok((start.elapsed() / count).as_nanos().to_string())
+    }
+
     fn connect(&mut self, address: SocketAddr) -> Result<String> {
         match TcpStream::connect_timeout(&address, CONNECT_TIMEOUT) {
             Ok(stream) => {
@@ -135,11 +172,31 @@ impl Actor {
     }
 }
 
-/// Opens and closes so many connections, one after the other; says how many microseconds each took on average.
-fn churn(address: SocketAddr, count: u32) -> Result<String> {
-    let start = Instant::now();
+/// Opens so many connections, one after the other; says how long each took, in nanoseconds, in order of time.
+fn measure(address: SocketAddr, count: u32) -> Result<String> {
+    let mut times = Vec::new();
     for _ in 0..count {
-        TcpStream::connect_timeout(&address, CONNECT_TIMEOUT)?;
+        let start = Instant::now();
+        let stream = TcpStream::connect_timeout(&address, CONNECT_TIMEOUT)?;
+        times.push(start.elapsed().as_nanos());
+        // Reset rather than closed, so that ports do not run out.
+        socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
     }
-    Ok((start.elapsed() / count).as_micros().to_string())
+    Ok(times.iter().map(u128::to_string).collect::<Vec<_>>().join(" "))
+}
+
+/// Sends for so long; says how many bytes a second went out.
+fn pump(address: SocketAddr, time: Duration) -> Result<String> {
+    let mut stream = TcpStream::connect(address)?;
+    let bytes = vec![0; 1 << 17];
+    let (start, mut sent) = (Instant::now(), 0.0);
+    while start.elapsed() < time {
+        stream.write_all(&bytes)?;
+        sent += bytes.len() as f64;
+    }
+    Ok(format!("{:.0}", sent / start.elapsed().as_secs_f64()))
+}
+
+fn join(cgroup: &Path) -> Result<()> {
+    std::fs::write(cgroup.join("cgroup.procs"), "0").context("cannot join the cgroup")
 }

@@ -15,6 +15,7 @@ use slimfaas_tests::require::skip_or_fail;
 const IMAGES: &[&str] = &[
     "slimfaas:0.1.0",
     "slimfaas:dev",
+    "slimfaas-agent:0.1.0",
     "slimfaas-example:0.1.0",
     "slimfaas-example:dev",
     // Those of the original's walkthrough.
@@ -106,7 +107,7 @@ fn every_kustomization_builds() -> Result<()> {
         .iter()
         .map(|folder| Ok(folder.strip_prefix(deploy())?.display().to_string()))
         .collect::<Result<_>>()?;
-    let overlays = ["dev", "ha", "ingress", "namespaces", "nodeport", "persistent"];
+    let overlays = ["agent", "dev", "ha", "ingress", "namespaces", "nodeport", "persistent"];
     let expected = overlays.map(|name| format!("kustomize/overlays/{name}"));
     let expected = expected.into_iter().chain(
         ["kustomize/base", "kustomize/components/namespaces/functions", "examples/base", "examples/overlays/dev"]
@@ -115,7 +116,9 @@ fn every_kustomization_builds() -> Result<()> {
     assert_eq!(names, expected.collect());
     for (name, objects) in everything(&renderer)? {
         for object in &objects {
-            ensure!(object["metadata"]["namespace"].is_string(), "{} of {name} has no namespace", identity(object));
+            let is_cluster_wide = object["kind"].as_str().is_some_and(|kind| kind.starts_with("Cluster"));
+            let has_namespace = object["metadata"]["namespace"].is_string();
+            ensure!(has_namespace != is_cluster_wide, "{} of {name} has no namespace", identity(object));
         }
         let count = objects.len();
         assert_eq!(by_identity(objects).len(), count, "{name} has an object twice");
@@ -187,6 +190,17 @@ fn another_namespace_and_all_components_together() -> Result<()> {
     let service = &find(&objects, "Service/elsewhere/slimfaas")?["spec"];
     assert_eq!((&service["type"], &service["ports"][0]["nodePort"]), (&json!("NodePort"), &json!(30021)));
     find(&objects, "Ingress/elsewhere/slimfaas").map(drop)
+}
+
+#[test]
+fn an_agent_elsewhere_has_its_rights() -> Result<()> {
+    let Some(renderer) = renderer("an_agent_elsewhere_has_its_rights") else { return Ok(()) };
+    let scratch = Scratch::new("kustomize")?;
+    gateway_elsewhere(scratch.path(), &["agent"])?;
+    let objects = objects(&renderer.kustomize(scratch.path())?)?;
+    let account = json!([{"kind": "ServiceAccount", "name": "slimfaas-agent", "namespace": "elsewhere"}]);
+    assert_eq!(find(&objects, "ClusterRoleBinding//slimfaas-agent")?["subjects"], account);
+    find(&objects, "DaemonSet/elsewhere/slimfaas-agent").map(drop)
 }
 
 #[test]
@@ -311,7 +325,15 @@ fn rights_are_exactly_these() -> Result<()> {
     let mut others = 0;
     for (name, objects) in everything(&renderer)? {
         for role in objects.iter().filter(|object| object["kind"].as_str().is_some_and(|kind| kind.ends_with("Role"))) {
-            // Never a ClusterRole: what one namespace's gateway may do ends there.
+            // Of ClusterRoles only the agent's: what one namespace's gateway may do ends there.
+            if name.ends_with("overlays/agent") && role["metadata"]["name"] == "slimfaas-agent" {
+                assert_eq!(identity(role), "ClusterRole//slimfaas-agent");
+                assert_eq!(
+                    role["rules"],
+                    json!([{"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]}])
+                );
+                continue;
+            }
             assert_eq!(role["kind"], "Role", "{name}");
             let is_own = role["metadata"]["namespace"] == "default";
             others += usize::from(!is_own);
@@ -344,11 +366,21 @@ fn pods_of_this_repository_need_no_privilege() -> Result<()> {
                     continue;
                 }
                 let what = format!("{} of {name}", identity(object));
-                let expected = json!({
+                let mut expected = json!({
                     "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true, "capabilities": {"drop": ["ALL"]},
                 });
+                let is_agent = image.starts_with("slimfaas-agent");
+                if is_agent {
+                    // What loading and attaching kernel programs takes, and not the whole of root.
+                    expected["runAsUser"] = json!(0);
+                    expected["capabilities"]["add"] = json!(["BPF", "PERFMON", "NET_ADMIN"]);
+                }
                 assert_eq!(container["securityContext"], expected, "{what}");
-                assert_eq!(pod["securityContext"]["runAsNonRoot"], true, "{what}");
+                assert_eq!(
+                    pod["securityContext"]["runAsNonRoot"],
+                    if is_agent { Value::Null } else { json!(true) },
+                    "{what}"
+                );
                 assert_eq!(pod["securityContext"]["seccompProfile"], json!({"type": "RuntimeDefault"}), "{what}");
             }
         }

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 
 use crate::terminal::{failure, line};
-use crate::{repository, test};
+use crate::{ebpf, repository, test};
 use archive::{Image, Layer};
 
 /// The image that holds a pod's namespaces.
@@ -137,6 +137,8 @@ struct Programs {
     gateway: PathBuf,
     /// Only where it is asked for: it takes minutes to build.
     agent: Option<PathBuf>,
+    /// The kernel programs that the agent loads.
+    object: Option<PathBuf>,
     base: Layer,
 }
 
@@ -145,9 +147,10 @@ impl Programs {
         let root = repository();
         let gateway = test::gateway_binary(&root)?;
         let agent = with_agent.then(|| test::release_binary(&root, "slimfaas-agent")).transpose()?;
+        let object = with_agent.then(ebpf::build).transpose()?;
         let programs: Vec<PathBuf> = [gateway.clone()].into_iter().chain(agent.clone()).collect();
         let base = base::layer(&programs)?;
-        Ok(Self { gateway, agent, base })
+        Ok(Self { gateway, agent, object, base })
     }
 
     fn image(&self, name: Name, scratch: &Path) -> Result<Image> {
@@ -157,12 +160,18 @@ impl Programs {
         };
         let mut layer = Layer::default();
         layer.file(program, 0o755, without_debugger_data(binary, scratch)?)?;
+        if name == Name::Agent {
+            let object = self.object.as_ref().context("the kernel programs were not built")?;
+            let bytes = fs::read(object).with_context(|| format!("cannot read {}", object.display()))?;
+            layer.file(&format!("/usr/bin/{}", ebpf::OBJECT), 0o644, bytes)?;
+        }
         let mut entrypoint = vec![program.to_owned()];
         let mut command = Vec::new();
         match name {
             Name::Example => entrypoint.push("example-function".to_owned()),
             Name::Gateway => command.push("gateway".to_owned()),
-            Name::Agent | Name::Pause => {}
+            Name::Agent => command.push("run".to_owned()),
+            Name::Pause => {}
         }
         // The agent loads kernel programs: capabilities that a pod grants reach a program of another user than root
         // only as ambient ones, which Kubernetes cannot grant.

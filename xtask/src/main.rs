@@ -44,7 +44,7 @@ enum Command {
     /// Fetch what the black-box tests run: h2spec, Autobahn, and what makes and judges crashes
     Tools,
     /// The kernel programs that the node agent loads; says what this machine's kernel thinks of them
-    BuildEbpf,
+    BuildEbpf(ebpf::Options),
     /// A real Kubernetes cluster on this machine, for tests and trials; needs root
     #[command(subcommand)]
     Cluster(cluster::Cluster),
@@ -86,7 +86,7 @@ fn run(command: Command) -> Result<bool> {
         Command::Tools => tools::install_all().map(|()| true),
         Command::BenchLoad(options) => bench::load::run(&options).map(|()| true),
         Command::BenchBackend => bench::backend::run().map(|()| true),
-        Command::BuildEbpf => ebpf::run().map(|()| true),
+        Command::BuildEbpf(options) => ebpf::run(&options).map(|()| true),
         Command::Cluster(command) => cluster::run(command),
         Command::Image(options) => image::run(&options).map(|()| true),
         Command::ClusterProcess(process) => Err(process.exec()),

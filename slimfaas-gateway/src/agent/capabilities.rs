@@ -23,8 +23,6 @@ use mountinfo::Mount;
 pub struct Report {
     /// Whether nothing that identity needs is missing.
     pub identity_can_run: bool,
-    /// Whether this agent enforces anything: not in this version.
-    pub enforcing: bool,
     pub findings: Vec<Finding>,
     pub hooks: Vec<HookState>,
 }
@@ -73,7 +71,6 @@ impl Report {
         ]);
         Self {
             identity_can_run: findings.iter().all(|finding| finding.state != State::Missing),
-            enforcing: false,
             findings,
             hooks: HOOKS
                 .iter()
@@ -137,8 +134,8 @@ const CAPABILITIES: [Capability; 3] = [
     Capability {
         name: "CAP_PERFMON",
         bit: 38,
-        without: State::Limited,
-        reason: "without it the verifier is stricter about pointers and makes programs slower (Spectre hardening)",
+        without: State::Missing,
+        reason: "without it the verifier refuses the places that the programs compute (Spectre hardening)",
     },
 ];
 

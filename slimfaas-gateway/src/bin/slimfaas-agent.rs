@@ -52,7 +52,7 @@ enum Command {
     },
     /// Load the kernel programs, say what the verifier thinks of each, and unload them.
     ///
-    /// Attaches nothing. Needs CAP_BPF and CAP_NET_ADMIN.
+    /// Attaches nothing. Needs CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN.
     Verify {
         /// The object of kernel programs; otherwise the one beside this program
         programs: Option<PathBuf>,

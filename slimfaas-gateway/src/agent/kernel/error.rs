@@ -66,8 +66,8 @@ fn hint(error: &(dyn Error + 'static)) -> &'static str {
     const EACCES: i32 = 13;
     const EINVAL: i32 = 22;
     match os_error(error) {
-        Some(EPERM) => " (check CAP_BPF and CAP_NET_ADMIN, a seccomp profile and kernel lockdown)",
-        Some(EACCES) => " (the verifier refuses it: report this kernel's version)",
+        Some(EPERM) => " (check CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN, a seccomp profile and kernel lockdown)",
+        Some(EACCES) => " (the verifier refuses it: check CAP_PERFMON, then report this kernel's version)",
         Some(EINVAL) => " (the kernel lacks something that the programs use: see `slimfaas-agent check`)",
         _ => "",
     }

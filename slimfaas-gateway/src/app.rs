@@ -16,7 +16,6 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 use crate::api::Api;
-use crate::app::agents::AgentService;
 pub use crate::app::asynchronous::AsynchronousError;
 use crate::app::asynchronous::{Asynchronous, Shown, channels};
 use crate::app::peers::Channel;
@@ -27,7 +26,6 @@ use crate::config::Config;
 use crate::drain;
 use crate::model::function::FunctionId;
 use crate::net;
-use crate::peer::Kind;
 use crate::proxy::admin::AdminToken;
 use crate::proxy::deliver::Deliveries;
 use crate::proxy::wake::Wake;
@@ -78,8 +76,8 @@ impl App {
             Some(peers) => Some(Channel::bind(&config, peers, &table, &metrics, wake.clone())?),
             None => None,
         };
-        if let (Some(node), Some(identities)) = (channel.as_ref().and_then(Channel::node), &source.identities) {
-            node.register(Kind::Agent, Arc::new(AgentService::new(identities.table.clone())));
+        if let (Some(channel), Some(identities)) = (&channel, &source.identities) {
+            channel.serve_agents(identities.table.clone());
         }
         let authority = match (&channel, &source.peers) {
             (Some(channel), Some(peers)) => channel.authority(peers),

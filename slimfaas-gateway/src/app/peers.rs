@@ -5,12 +5,14 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use crate::app::agents::AgentService;
 use crate::app::source::Peers;
 use crate::config::Config;
 use crate::drain;
+use crate::identity::table::Table as Identities;
 use crate::model::peer::Peer;
 use crate::peer::activity::Activity;
-use crate::peer::{self, BindError, Node, NodeOptions};
+use crate::peer::{self, BindError, Kind, Node, NodeOptions};
 use crate::scaler::{Authority, WakeHandle};
 use crate::table::Table;
 use crate::telemetry::metrics::{Metrics, MetricsError};
@@ -65,6 +67,14 @@ impl Channel {
         let activity = self.port.as_ref().and_then(|port| port.activity.as_ref());
         let knows_all = activity.map_or_else(|| peers.knows_all.clone(), Activity::is_complete);
         Authority::new(peers.leads.clone(), knows_all)
+    }
+
+    /// Has the node agents told whom the kernel is to know; without a port nobody can ask.
+    pub(super) fn serve_agents(&self, table: watch::Receiver<Arc<Identities>>) {
+        if let Some(Port { node, .. }) = &self.port {
+            let service = AgentService::new(table, node.client(), self.membership());
+            node.register(Kind::Agent, Arc::new(service));
+        }
     }
 
     /// The port, if there is one.

@@ -86,6 +86,8 @@ word! {
 impl GuardFlags {
     /// The gateway's peer port: only gateways and agents, whatever their namespace, and not even the node.
     pub const PEER_PORT: Self = Self(1);
+    /// Only gateways, and the node: not even the function's neighbours.
+    pub const GATEWAYS_ONLY: Self = Self(1 << 1);
 
     pub const fn has(self, flags: Self) -> bool {
         self.0 & flags.0 == flags.0

@@ -98,11 +98,13 @@ pub enum GuardOutcome {
     Excluded = 9,
     /// To the peer port, from something that is neither gateway nor agent.
     NotAPeer = 10,
+    /// To a port that only gateways may connect to, from a workload that is known and is none.
+    NotAGateway = 11,
 }
 
 impl GuardOutcome {
     /// Every outcome, in the order of the counters.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Gateway,
         Self::Agent,
         Self::Neighbour,
@@ -114,6 +116,7 @@ impl GuardOutcome {
         Self::Untrusted,
         Self::Excluded,
         Self::NotAPeer,
+        Self::NotAGateway,
     ];
 
     /// False: the SYN is dropped.
@@ -127,7 +130,8 @@ impl GuardOutcome {
             | Self::OtherNamespace
             | Self::Untrusted
             | Self::Excluded
-            | Self::NotAPeer => false,
+            | Self::NotAPeer
+            | Self::NotAGateway => false,
         }
     }
 
@@ -145,6 +149,7 @@ impl GuardOutcome {
             Self::Untrusted => "untrusted",
             Self::Excluded => "excluded",
             Self::NotAPeer => "not_a_peer",
+            Self::NotAGateway => "not_a_gateway",
         }
     }
 }
@@ -182,6 +187,8 @@ pub const fn decide_guard(
     let Some(entry) = entry else { return GuardOutcome::Foreign };
     if entry.flags.has(IdentityFlags::GATEWAY) {
         GuardOutcome::Gateway
+    } else if guard.flags.has(GuardFlags::GATEWAYS_ONLY) {
+        GuardOutcome::NotAGateway
     } else if !same_namespace(entry.namespace, guard.namespace) {
         GuardOutcome::OtherNamespace
     } else if entry.flags.has(IdentityFlags::UNTRUSTED) {

@@ -123,6 +123,21 @@ fn guard_of_the_peer_port() {
     check(TagCheck::Forged(CALLER), entry(SHOP, IdentityFlags::GATEWAY), GuardOutcome::Forged);
 }
 
+#[test]
+fn guard_of_a_function_that_is_called_through_the_gateway_alone() {
+    let guard = GuardEntry { function: Identity(7), namespace: SHOP, flags: GuardFlags::GATEWAYS_ONLY };
+    let check = |check: TagCheck, entry: Option<IdentityEntry>, expected: GuardOutcome| {
+        assert_eq!(decide_guard(check, entry, guard, false), expected, "{check:?} {entry:?}");
+    };
+    let caller = TagCheck::Valid(CALLER);
+    check(caller, entry(OTHER, IdentityFlags::GATEWAY), GuardOutcome::Gateway);
+    check(TagCheck::Valid(Identity::NODE), None, GuardOutcome::Node);
+    check(caller, entry(SHOP, PLAIN), GuardOutcome::NotAGateway);
+    check(caller, entry(OTHER, IdentityFlags::AGENT), GuardOutcome::NotAGateway);
+    check(caller, None, GuardOutcome::Foreign);
+    check(TagCheck::Untagged, entry(SHOP, PLAIN), GuardOutcome::Untagged);
+}
+
 /// A map that was never filled lets nobody in but the node.
 #[test]
 fn zeroed_entries_let_no_workload_in() {
@@ -168,9 +183,10 @@ proptest! {
         entry in any_entry(),
         namespace in 0..3_u32,
         peer_port: bool,
+        gateways_only: bool,
         excluded: bool,
     ) {
-        let flags = GuardFlags(u32::from(peer_port));
+        let flags = GuardFlags(u32::from(peer_port) | u32::from(gateways_only) << 1);
         let guard = GuardEntry { function: Identity(7), namespace: NamespaceId(namespace), flags };
         let is_node = check == TagCheck::Valid(Identity(1));
         let workload = match (check, entry) {
@@ -182,7 +198,7 @@ proptest! {
         let expected = if peer_port {
             has(1) || has(2)
         } else {
-            is_node || has(1) || (is_neighbour && !has(4) && !excluded)
+            is_node || has(1) || (!gateways_only && is_neighbour && !has(4) && !excluded)
         };
         prop_assert_eq!(decide_guard(check, entry, guard, excluded).allows(), expected);
     }

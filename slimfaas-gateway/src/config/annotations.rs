@@ -22,7 +22,7 @@ use std::ops::RangeInclusive;
 use crate::config::suggest;
 use crate::model::problem::Problem;
 use crate::model::spec::{FunctionSpec, UpstreamProtocol};
-use crate::model::visibility::{Trust, Visibility};
+use crate::model::visibility::{DirectAccess, Trust, Visibility};
 
 const PREFIX: &str = "SlimFaas/";
 const FUNCTION: &str = "SlimFaas/Function";
@@ -196,6 +196,17 @@ const ANNOTATIONS: &[Annotation] = &[
         read: trust,
     },
     Annotation {
+        name: "SlimFaas/DirectAccess",
+        allowed: "`ByVisibility`, `Open`, `Guarded`",
+        default: "`ByVisibility`",
+        doc: "With node agents: who may connect to the function's pods past the gateway. `ByVisibility`: to a private \
+              function without public paths, those that may call it; to others everybody. `Open`: everybody. \
+              `Guarded`: nobody but the gateway and the node's own probes, so that limits and scaling see every call.",
+        read: |draft, from| {
+            draft.spec.direct_access = draft.choice(from, DIRECT_ACCESSES, draft.last.direct_access);
+        },
+    },
+    Annotation {
         name: "SlimFaas/Configuration",
         allowed: "JSON, see below",
         default: "see below",
@@ -231,6 +242,8 @@ const VISIBILITIES: &[(&str, Visibility)] = &[("Public", Visibility::Public), ("
 const VISIBILITIES_DOC: &str = "`Public`, `Private`";
 const TRUSTS: &[(&str, Trust)] = &[("Trusted", Trust::Trusted), ("Untrusted", Trust::Untrusted)];
 const TRUSTS_DOC: &str = "`Trusted`, `Untrusted`";
+const DIRECT_ACCESSES: &[(&str, DirectAccess)] =
+    &[("ByVisibility", DirectAccess::ByVisibility), ("Open", DirectAccess::Open), ("Guarded", DirectAccess::Guarded)];
 const PROTOCOLS: &[(&str, UpstreamProtocol)] =
     &[("http1", UpstreamProtocol::Http1), ("h2c", UpstreamProtocol::H2c), ("kubernetes.io/h2c", UpstreamProtocol::H2c)];
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::model::schedule::Schedule;
-use crate::model::visibility::{EventSubscription, PathRule, Trust, Visibility};
+use crate::model::visibility::{DirectAccess, EventSubscription, PathRule, Trust, Visibility};
 
 /// Everything that annotations say of one function.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,6 +25,7 @@ pub struct FunctionSpec {
     /// Workloads whose calls to this function count as external.
     pub excluded_callers: BTreeSet<String>,
     pub trust: Trust,
+    pub direct_access: DirectAccess,
     pub sync_calls: CallPolicy,
     pub async_calls: CallPolicy,
     pub publish_calls: CallPolicy,
@@ -48,6 +49,7 @@ impl Default for FunctionSpec {
             path_rules: Vec::new(),
             excluded_callers: BTreeSet::new(),
             trust: Trust::Trusted,
+            direct_access: DirectAccess::ByVisibility,
             sync_calls: CallPolicy::sync_default(),
             async_calls: CallPolicy::queued_default(),
             publish_calls: CallPolicy::queued_default(),

@@ -36,6 +36,28 @@ impl Trust {
     }
 }
 
+/// Whether callers may connect to a function's pods without passing the gateway; only node agents can prevent it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum DirectAccess {
+    /// Those that may call every path of it. A function with a public path is open.
+    #[default]
+    ByVisibility,
+    /// Everybody.
+    Open,
+    /// Nobody but the gateway: its limits and its scaling see every call.
+    Guarded,
+}
+
+impl DirectAccess {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::ByVisibility => "ByVisibility",
+            Self::Open => "Open",
+            Self::Guarded => "Guarded",
+        }
+    }
+}
+
 /// One entry of `SlimFaas/PathsStartWithVisibility`; the first match wins.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PathRule {

@@ -109,6 +109,19 @@ fn the_peer_port_is_for_gateways_and_agents() {
     });
 }
 
+/// `SlimFaas/DirectAccess: Guarded`: not even neighbours go round the gateway.
+#[test]
+fn a_guarded_function_is_for_gateways_and_probes() {
+    on_site("a_guarded_function_is_for_gateways_and_probes", |site| {
+        let mut scene = scene(site, "127.0.0.1", GuardFlags::GATEWAYS_ONLY)?;
+        scene.check(Some(GATEWAY), "127.0.0.1", GuardOutcome::Gateway)?;
+        scene.check(Some(Identity::NODE), "127.0.0.1", GuardOutcome::Node)?;
+        scene.check(Some(WEB), "127.0.0.1", GuardOutcome::NotAGateway)?;
+        scene.check(Some(Identity(999)), "127.0.0.1", GuardOutcome::Foreign)?;
+        scene.check(None, "127.0.0.1", GuardOutcome::Untagged)
+    });
+}
+
 /// Other ports of the pod, and the same port of other pods, are open to everybody.
 #[test]
 fn only_the_port_of_the_pod_is_guarded() {

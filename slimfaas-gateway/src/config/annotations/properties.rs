@@ -13,7 +13,7 @@ use crate::model::schedule::{Schedule, ScheduledTimeout};
 use crate::model::spec::{
     CallPolicy, Dependency, MetricType, ParallelLimits, PolicyKind, ScaleBehavior, ScalePolicy, ScaleSpec, Trigger,
 };
-use crate::model::visibility::{EventSubscription, PathRule};
+use crate::model::visibility::{DirectAccess, EventSubscription, PathRule};
 
 type Annotations = BTreeMap<String, String>;
 
@@ -203,7 +203,8 @@ fn spec() -> impl Strategy<Value = FunctionSpec> {
     let numbers = (0..=10_000_u32, 0..=10_000_u32, whole_seconds(NUMBER_MAX), limit(), limit());
     let trust = prop::sample::select(vec![Trust::Trusted, Trust::Untrusted]);
     let protocol = prop::sample::select(vec![UpstreamProtocol::Http1, UpstreamProtocol::H2c]);
-    let words = (any::<bool>(), visibility(), trust, protocol);
+    let access = vec![DirectAccess::ByVisibility, DirectAccess::Open, DirectAccess::Guarded];
+    let words = (any::<bool>(), visibility(), trust, protocol, prop::sample::select(access));
     let calls = (call_policy(), call_policy(), call_policy());
     (numbers, words, calls, lists(), prop::option::of(schedule()), prop::option::of(scale())).prop_map(
         |(numbers, words, calls, lists, schedule, scale)| FunctionSpec {
@@ -215,6 +216,7 @@ fn spec() -> impl Strategy<Value = FunctionSpec> {
             default_visibility: words.1,
             trust: words.2,
             protocol: words.3,
+            direct_access: words.4,
             sync_calls: calls.0,
             async_calls: calls.1,
             publish_calls: calls.2,
@@ -244,6 +246,7 @@ fn written(spec: &FunctionSpec) -> Annotations {
     put("ReplicasStartAsSoonAsOneFunctionRetrieveARequest", spec.wakes_with_any.to_string());
     put("DefaultVisibility", spec.default_visibility.as_str().into());
     put("DefaultTrust", spec.trust.as_str().into());
+    put("DirectAccess", spec.direct_access.as_str().into());
     put("AppProtocol", format!("{:?}", spec.protocol));
     let join = |entries: Vec<String>| entries.join(", ");
     let dependency = |d: &Dependency| match d {

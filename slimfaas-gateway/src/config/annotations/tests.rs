@@ -7,7 +7,7 @@ use super::*;
 use crate::model::path::PathPrefix;
 use crate::model::schedule::Schedule;
 use crate::model::spec::{CallPolicy, Dependency};
-use crate::model::visibility::{EventSubscription, PathRule};
+use crate::model::visibility::{DirectAccess, EventSubscription, PathRule};
 
 fn annotations(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
     pairs.iter().map(|(key, text)| ((*key).to_owned(), (*text).to_owned())).collect()
@@ -178,6 +178,20 @@ fn what_cannot_be_read_is_private_and_untrusted_whatever_was_before() {
             ],
         );
     }
+}
+
+#[test]
+fn direct_access_is_a_word() {
+    for (word, access) in [("Open", DirectAccess::Open), ("guarded", DirectAccess::Guarded)] {
+        check(&[("DirectAccess", word)], |spec| spec.direct_access = access, &[]);
+    }
+    check(
+        &[("DirectAccess", "closed")],
+        |_| {},
+        &[
+            r#"SlimFaas/DirectAccess: found "closed"; allowed: ByVisibility or Open or Guarded; used instead: ByVisibility"#,
+        ],
+    );
 }
 
 #[test]

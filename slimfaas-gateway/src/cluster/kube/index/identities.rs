@@ -12,7 +12,7 @@ use crate::identity::table::Workload;
 use crate::model::caller::Caller;
 use crate::model::function::FunctionId;
 use crate::model::spec::FunctionSpec;
-use crate::model::visibility::{Trust, Visibility};
+use crate::model::visibility::{DirectAccess, PathRule, Trust, Visibility};
 
 /// Kind of a pod without a controller: it is its own workload.
 pub(in crate::cluster::kube) const BARE_POD: &str = "Pod";
@@ -48,11 +48,11 @@ impl Index {
         let mut guarded = BTreeMap::new();
         if is_gateway {
             guarded.insert(own.peer_port, GuardFlags::PEER_PORT);
-        } else if spec.is_some_and(|spec| is_guarded(spec)) {
+        } else if let Some(flags) = spec.and_then(|spec| guard(spec)) {
             let serving = workload.function.as_ref().and_then(|function| function.serving.as_ref());
             // Also the probe's, which pods serve on where nothing listens on the declared one.
             let ports = serving.into_iter().flat_map(|serving| serving.ports.iter().copied().chain(serving.undeclared));
-            guarded.extend(ports.map(|port| (port, GuardFlags(0))));
+            guarded.extend(ports.map(|port| (port, flags)));
         }
         Workload {
             id: workload.id.clone(),
@@ -104,8 +104,45 @@ impl Index {
     }
 }
 
-/// Whether nobody outside may call any path of a function: then nobody may go round the gateway either.
-fn is_guarded(spec: &FunctionSpec) -> bool {
-    let is_public = |rule: &crate::model::visibility::PathRule| rule.visibility == Visibility::Public;
-    spec.default_visibility == Visibility::Private && !spec.path_rules.iter().any(is_public)
+/// How a function's ports are guarded: where nobody outside may call any path of it, nobody outside may go round the
+/// gateway either.
+fn guard(spec: &FunctionSpec) -> Option<GuardFlags> {
+    let is_public = |rule: &PathRule| rule.visibility == Visibility::Public;
+    match spec.direct_access {
+        DirectAccess::Open => None,
+        DirectAccess::Guarded => Some(GuardFlags::GATEWAYS_ONLY),
+        DirectAccess::ByVisibility => {
+            let is_private = spec.default_visibility == Visibility::Private && !spec.path_rules.iter().any(is_public);
+            is_private.then_some(GuardFlags(0))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::path::PathPrefix;
+
+    #[test]
+    fn private_functions_are_guarded_unless_somebody_says_otherwise() {
+        let check = |visibility, rules: &[Visibility], access, expected: Option<GuardFlags>| {
+            let rule = |visibility: &Visibility| PathRule { prefix: PathPrefix::new("/a"), visibility: *visibility };
+            let spec = FunctionSpec {
+                default_visibility: visibility,
+                path_rules: rules.iter().map(rule).collect(),
+                direct_access: access,
+                ..FunctionSpec::default()
+            };
+            assert_eq!(guard(&spec), expected, "{visibility:?} {rules:?} {access:?}");
+        };
+        use DirectAccess::{ByVisibility, Guarded, Open};
+        use Visibility::{Private, Public};
+        check(Private, &[], ByVisibility, Some(GuardFlags(0)));
+        check(Private, &[Private], ByVisibility, Some(GuardFlags(0)));
+        check(Private, &[Public], ByVisibility, None);
+        check(Public, &[Private], ByVisibility, None);
+        check(Private, &[], Open, None);
+        check(Private, &[], Guarded, Some(GuardFlags::GATEWAYS_ONLY));
+        check(Public, &[], Guarded, Some(GuardFlags::GATEWAYS_ONLY));
+    }
 }

@@ -5,7 +5,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 
 use crate::terminal::progress;
-use crate::{repository, test, tools};
+use crate::{ebpf, repository, test, tools};
 
 /// The release whose configuration format `deny.toml` is written in.
 const CARGO_DENY: &str = "0.20.2";
@@ -15,6 +15,7 @@ pub(crate) fn run() -> Result<bool> {
     let root = repository();
     tools::install_all()?;
     install_cargo_deny()?;
+    ebpf::install_toolchain()?;
     let program = std::env::current_exe().context("cannot find this program's own file")?;
     // A process of its own, so that the requirement reaches every suite through the environment.
     let mut command = Command::new(program);

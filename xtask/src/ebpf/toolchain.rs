@@ -12,9 +12,13 @@ use super::TARGET;
 /// Names a compiler that has a core library for the target, elsewhere than where it is looked for.
 const COMPILER: &str = "SLIMFAAS_BPF_RUSTC";
 
+/// The first kind, on Debian 12: the compiler, and what the linker is built against.
+pub(crate) const DEBIAN_PACKAGES: &[&str] =
+    &["rustc-web", "libstd-rust-web-dev-bpf", "llvm-22-dev", "libpolly-22-dev", "libzstd-dev", "zlib1g-dev"];
+
 const ADVICE: &str = "\
 no compiler for kernel programs was found. Install one of:
-  Debian 12:  apt-get install rustc-web cargo-web libstd-rust-web-dev-bpf llvm-22-dev libpolly-22-dev libzstd-dev zlib1g-dev
+  Debian 12:  apt-get install rustc-web libstd-rust-web-dev-bpf llvm-22-dev libpolly-22-dev libzstd-dev zlib1g-dev
   elsewhere:  rustup toolchain install nightly --profile minimal --component rust-src, and LLVM of nightly's major
               version with its headers
 or name in SLIMFAAS_BPF_RUSTC a rustc with a core library for bpfel-unknown-none";

@@ -248,7 +248,7 @@ mod tests {
         let own = std::env::current_exe().expect("this program has a file");
         let programs = || {
             let base = base::layer(std::slice::from_ref(&own)).expect("its libraries are there");
-            Programs { gateway: own.clone(), agent: Some(own.clone()), base }
+            Programs { gateway: own.clone(), agent: Some(own.clone()), object: Some(own.clone()), base }
         };
         let (images, workshop) = (programs(), workshop("shared"));
         let image = |name| images.image(name, &workshop.scratch).expect("it can be made");

@@ -21,6 +21,14 @@ pub fn find(name: &str) -> Result<PathBuf> {
     path.with_context(|| format!("{name} is not installed: run cargo xtask tools"))
 }
 
+/// The node agent's binary, as cargo builds it now.
+///
+/// # Errors
+/// When it does not build.
+pub fn agent_binary() -> Result<PathBuf> {
+    built("slimfaas-agent")
+}
+
 /// The gateway's binary: what `SLIMFAAS_BIN` names, which `cargo xtask test` sets, or what cargo builds now.
 ///
 /// # Errors
@@ -31,11 +39,15 @@ pub fn gateway_binary() -> Result<PathBuf> {
         ensure!(path.is_file(), "{BINARY} names {}, which is no file", path.display());
         return Ok(path);
     }
+    built("slimfaas")
+}
+
+fn built(name: &str) -> Result<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the package has no repository")?;
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut build = std::process::Command::new(cargo);
-    build.args(["build", "--package", "slimfaas-gateway", "--bin", "slimfaas"]).current_dir(root);
-    ensure!(build.status().context("cannot run cargo")?.success(), "the gateway does not build");
+    build.args(["build", "--package", "slimfaas-gateway", "--bin", name]).current_dir(root);
+    ensure!(build.status().context("cannot run cargo")?.success(), "{name} does not build");
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |dir| root.join(dir));
-    Ok(target.join("debug/slimfaas"))
+    Ok(target.join("debug").join(name))
 }

@@ -7,6 +7,8 @@
 
 mod kernel {
     mod actor;
+    mod agent;
+    mod api_server;
     mod network;
     mod site;
 

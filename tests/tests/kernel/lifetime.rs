@@ -15,19 +15,19 @@ const WEB: Identity = Identity(400);
 const SERVER: Identity = Identity(401);
 
 /// A bpffs of the test alone.
-struct Bpffs {
+pub(crate) struct Bpffs {
     folder: Scratch,
 }
 
 impl Bpffs {
-    fn mount() -> Result<Self> {
+    pub(crate) fn mount() -> Result<Self> {
         let folder = Scratch::new("bpffs")?;
         rustix::mount::mount("bpf", folder.path(), "bpf", rustix::mount::MountFlags::empty(), None)
             .context("cannot mount a bpffs")?;
         Ok(Self { folder })
     }
 
-    fn pins(&self) -> PathBuf {
+    pub(crate) fn pins(&self) -> PathBuf {
         self.folder.path().join("slimfaas")
     }
 }

@@ -87,6 +87,13 @@ impl Site {
         Network::new(format!("{}-{name}", self.unique))
     }
 
+    /// A cgroup for somebody else's programs.
+    pub(crate) fn cgroup(&self, name: &str) -> Result<PathBuf> {
+        let path = self.cgroup.join(name);
+        fs::create_dir_all(&path)?;
+        Ok(path)
+    }
+
     /// A node whose programs are attached and whose tags have [`KEY`].
     pub(crate) fn node(&self, name: &str) -> Result<Node> {
         let mut node = self.bare_node(name, None)?;

@@ -1,11 +1,18 @@
 use openraft::testing::{StoreBuilder, Suite};
+use openraft::{CommittedLeaderId, EntryPayload};
 use tokio::sync::mpsc;
 
-use super::database;
 use super::log::Log;
 use super::machine::Machine;
 use super::open::{DiskWriter, Opened, open};
-use super::types::{StorageError, Types};
+use super::types::{Content, Entry, LogId, SnapshotMeta, StorageError, StoredMembership, Types};
+use super::writer::{Job, StoredEntry};
+use super::{database, wire};
+use crate::model::function::FunctionId;
+use crate::queue::command::{Command, Enqueue};
+use crate::queue::element::{ElementId, PeerRun, Place, Policy};
+use crate::store::Effect;
+use crate::store::command::{Batch, encode_entry};
 
 struct Fresh(DiskWriter);
 
@@ -27,6 +34,52 @@ fn the_storage_contract_is_kept_with_a_thread() {
 #[test]
 fn the_storage_contract_is_kept_without_a_thread() {
     Suite::test_all(Fresh(DiskWriter::Inline)).unwrap();
+}
+
+fn entry(index: u64, from: PeerRun, commands: Vec<Command>) -> Entry {
+    let log_id = LogId::new(CommittedLeaderId::new(1, from.node), index);
+    let batch = Batch { from, number: 0, settled: 0, commands };
+    Entry { log_id, payload: EntryPayload::Normal(Content(encode_entry(1000, &[batch.encode()]))) }
+}
+
+/// openraft asks for a state's installation and for the removal of the log that it replaces at once, while entries are
+/// still being applied to the state of before.
+#[tokio::test]
+async fn the_log_is_there_until_the_state_that_replaces_it_is_installed() {
+    cov_mark::check!(log_goes_with_the_installed_state);
+    let folder = tempfile::tempdir().unwrap();
+    let database = database::open(&folder.path().join("store.redb")).unwrap();
+    let (effects, mut told) = mpsc::unbounded_channel();
+    let Opened { disk, shared, .. } = open(database, "a", DiskWriter::Inline, effects, None).unwrap();
+    let (me, function) = (*shared.me.borrow(), FunctionId::new("demo", "f"));
+    let enqueue = Enqueue {
+        id: ElementId([1; 16]),
+        function: function.clone(),
+        policy: Policy { timeout_ms: 1000, retry_delays_ms: Vec::new(), retry_statuses: Vec::new() },
+        request: "the request".into(),
+        place: Place::default(),
+        body_file: None,
+    };
+    let first = entry(1, me, vec![Command::PeerUp(me), Command::Enqueue(enqueue)]);
+    let second = entry(2, me, vec![Command::Budget { function, slots: 1 }]);
+    for entry in [&first, &second] {
+        let bytes = wire::encoded(64, |writer| wire::write_entry(writer, entry)).to_vec();
+        let entries = vec![StoredEntry { index: entry.log_id.index, bytes }];
+        disk.submit(Job::Append { entries, last: entry.log_id, flushed: None }).unwrap();
+    }
+    disk.ask(|done| Job::Apply { entries: vec![first], done }).await.unwrap();
+    disk.ask(|done| Job::Receive { rows: Vec::new(), fresh: true, done }).await.unwrap();
+    let upto = LogId::new(CommittedLeaderId::new(1, me.node), 3);
+    let mut purge = Box::pin(disk.ask(|done| Job::Purge { upto, done }));
+    assert!(futures::poll!(&mut purge).is_pending());
+    disk.ask(|done| Job::Apply { entries: vec![second], done }).await.unwrap();
+    let Some(Effect::Deliver(delivery)) = told.recv().await else { panic!("no delivery") };
+    assert_eq!(delivery.request, "the request");
+    let (last_log_id, last_membership) = (Some(upto), StoredMembership::default());
+    let meta = Box::new(SnapshotMeta { last_log_id, last_membership, snapshot_id: "a".to_owned() });
+    disk.ask(|done| Job::Install { meta, done }).await.unwrap();
+    purge.await.unwrap();
+    assert_eq!(*shared.failure.borrow(), None);
 }
 
 #[test]

@@ -78,6 +78,8 @@ impl Actor {
     fn listen(&mut self, address: SocketAddr) -> Result<String> {
         let listener = TcpListener::bind(address).with_context(|| format!("cannot listen on {address}"))?;
         keep_syns(&listener)?;
+        // Room for all that is measured at once: a full queue would cost a connect a second.
+        socket2::SockRef::from(&listener).listen(4096)?;
         listener.set_nonblocking(true)?;
         let port = listener.local_addr()?.port();
         self.listener = Some(listener);

@@ -186,7 +186,8 @@ fn another_namespace_and_all_components_together() -> Result<()> {
     assert_eq!(set["replicas"], 3);
     let kept = set["volumeClaimTemplates"].as_array().map(Vec::len);
     let volumes: Vec<_> = set["template"]["spec"]["volumes"].as_array().into_iter().flatten().collect();
-    assert_eq!((kept, volumes.len(), &volumes[0]["name"]), (Some(1), 1, &json!("peer-key")));
+    let names: Vec<_> = volumes.iter().map(|volume| &volume["name"]).collect();
+    assert_eq!((kept, names), (Some(1), vec![&json!("peer-key"), &json!("admin-token")]));
     let service = &find(&objects, "Service/elsewhere/slimfaas")?["spec"];
     assert_eq!((&service["type"], &service["ports"][0]["nodePort"]), (&json!("NodePort"), &json!(30021)));
     find(&objects, "Ingress/elsewhere/slimfaas").map(drop)

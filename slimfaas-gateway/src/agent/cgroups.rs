@@ -1,12 +1,12 @@
 //! Which cgroups are pods', by the names that kubelets give them: `…pod<UID>…` below a `…kubepods…`, whatever driver
 //! they use and however deep they are.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+
+use super::knowledge::{CgroupId, Found};
 
 /// Levels below the root at which what holds a kubelet's pods is looked for: it is at the first, and at some more where
 /// a node runs in a container or a kubelet has a root of its own.
@@ -15,18 +15,6 @@ const PARENT_LEVELS: u32 = 5;
 const POD_LEVELS: u32 = 3;
 /// `0f3d1c9e-…` with its hyphens.
 const UID_LEN: usize = 36;
-
-/// A number of the hierarchy at one moment; they are never used again.
-pub type CgroupId = u64;
-
-/// What of a node's hierarchy matters.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
-pub struct Found {
-    pub root: CgroupId,
-    /// What holds all pods of a kubelet.
-    pub parents: BTreeSet<CgroupId>,
-    pub pods: BTreeMap<Arc<str>, CgroupId>,
-}
 
 /// Looks through the hierarchy below `root`. What goes away meanwhile is left out.
 pub fn find(root: &Path) -> io::Result<Found> {

@@ -6,9 +6,20 @@ use std::sync::Arc;
 
 use slimfaas_ebpf::contract::{GuardEntry, GuardKey, Identity, TagKeys};
 
-use super::cgroups::{CgroupId, Found};
 use super::desired::Desired;
 use crate::identity::table::Policy;
+
+/// A number of the hierarchy at one moment; they are never used again.
+pub type CgroupId = u64;
+
+/// What of a node's hierarchy matters.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Found {
+    pub root: CgroupId,
+    /// What holds all pods of a kubelet.
+    pub parents: BTreeSet<CgroupId>,
+    pub pods: BTreeMap<Arc<str>, CgroupId>,
+}
 
 #[derive(Clone, Debug, Default)]
 pub struct Knowledge {

@@ -104,7 +104,7 @@ fn the_api_server_takes_every_kustomization() -> Result<()> {
         folders.extend(listed.map(|entry| entry.map(|entry| entry.path())).collect::<Result<Vec<_>, _>>()?);
     }
     folders.extend([deploy().join("kustomize/base"), deploy().join("examples/base")]);
-    assert_eq!(folders.len(), 9, "{folders:?}");
+    assert_eq!(folders.len(), 10, "{folders:?}");
     for folder in folders {
         namespaces.try_out(&folder.display().to_string(), &renderer.kustomize(&folder)?)?;
     }

@@ -128,7 +128,7 @@ const TABLE: &[Row] = &[
     row("identity", &[]),
     row("agent", &["cluster::kube", "identity", "peer", "net", "drain", "signal"]),
     row("agent::desired", &[]),
-    row("agent::knowledge", &["identity", "agent::cgroups", "agent::desired"]),
+    row("agent::knowledge", &["identity", "agent::desired"]),
 ];
 
 /// The queue's state machine. The store runs it, and knows nothing else of the queue.

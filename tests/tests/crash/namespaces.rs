@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, Result, ensure};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -65,8 +66,10 @@ fn of_space(number: usize, moves: u8) -> IpAddr {
 
 impl Namespaces {
     pub(super) fn new() -> Result<Self> {
+        // The next test may begin while the namespaces of the one before are being removed.
+        static COUNT: AtomicU64 = AtomicU64::new(0);
         sweep()?;
-        let own = std::process::id();
+        let own = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let made = Self {
             hub: format!("{NAME}-{own}-hub"),
             spaces: (0..=NODES).map(|number| format!("{NAME}-{own}-{number}")).collect(),

@@ -9,6 +9,7 @@ pub mod forge;
 pub mod http1;
 pub mod http2;
 pub mod manifests;
+pub mod metrics;
 pub mod process;
 pub mod report;
 pub mod require;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use slimfaas_tests::process::{Server, Signal};
-use slimfaas_tests::tools;
+use slimfaas_tests::{metrics, tools};
 
 use super::client::{Connection, eventually};
 
@@ -222,25 +222,21 @@ impl Node {
         let mut connection = Connection::open_within(self.place.address, LOOK)?;
         connection.send("GET /metrics HTTP/1.1\r\nHost: f\r\nConnection: close\r\n\r\n")?;
         let text = connection.answer()?.text();
-        let figure = |name: &str| {
-            let lines = text.lines().filter_map(|line| line.rsplit_once(' '));
-            let named = lines.filter(|(series, _)| series.split('{').next() == Some(name));
-            named.filter_map(|(_, value)| value.parse::<u64>().ok()).sum::<u64>()
-        };
+        let figure = |name: &str| metrics::sum(&text, name, &[]);
         ensure!(text.contains("slimfaas_store_leads"), "no figures of the store: {text:.200}");
         Ok(Figures {
-            leads: figure("slimfaas_store_leads") == 1,
-            term: figure("slimfaas_store_term"),
-            voters: figure("slimfaas_store_voters"),
-            votes: figure("slimfaas_store_votes") == 1,
-            applied: figure("slimfaas_store_applied_index"),
-            pending: figure("slimfaas_function_queue_ready_items")
-                + figure("slimfaas_function_queue_in_flight_items")
-                + figure("slimfaas_function_queue_retry_pending_items"),
-            dead: figure("slimfaas_function_dead_letters"),
-            enqueued: figure("slimfaas_async_enqueued_total"),
-            succeeded: figure("slimfaas_async_succeeded_total"),
-            failed_attempts: figure("slimfaas_async_failed_attempts_total"),
+            leads: figure("slimfaas_store_leads")? == 1,
+            term: figure("slimfaas_store_term")?,
+            voters: figure("slimfaas_store_voters")?,
+            votes: figure("slimfaas_store_votes")? == 1,
+            applied: figure("slimfaas_store_applied_index")?,
+            pending: figure("slimfaas_function_queue_ready_items")?
+                + figure("slimfaas_function_queue_in_flight_items")?
+                + figure("slimfaas_function_queue_retry_pending_items")?,
+            dead: figure("slimfaas_function_dead_letters")?,
+            enqueued: figure("slimfaas_async_enqueued_total")?,
+            succeeded: figure("slimfaas_async_succeeded_total")?,
+            failed_attempts: figure("slimfaas_async_failed_attempts_total")?,
         })
     }
 }

@@ -173,7 +173,7 @@ pub(super) fn outages(events: &[Event], kills: &[u64], window: u64) -> Vec<u64> 
         .iter()
         .zip(ends)
         .map(|(kill, end)| {
-            let within = accepted.iter().filter(|at| (*kill..end.min(kill + window)).contains(at));
+            let within = accepted.iter().filter(|at| (*kill..end.min(kill + window)).contains(*at));
             let mut last = *kill;
             let gaps = within.map(|at| at - std::mem::replace(&mut last, *at)).max();
             // Without any the whole window is one.

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use slimfaas_tests::{http1, report};
+use slimfaas_tests::{http1, metrics, report};
 
 use super::cluster::wait;
 use super::functions::{FUNCTION, Workload};
@@ -54,13 +54,16 @@ fn accepted_calls_are_delivered_though_the_leader_dies() -> Result<()> {
     ensure!(accepted.len() > CALLS / 2, "{} of {CALLS} were accepted", accepted.len());
     // A gateway that has just come back may know nothing yet: the one that knows most counts.
     let outcome = wait("every accepted call is delivered", SOON, || {
-        let all = metrics(&site)?;
-        let most = |name: &str| all.iter().map(|(_, metrics)| total(metrics, name)).max().unwrap_or(0);
-        let delivered = most("slimfaas_async_succeeded_total");
-        Ok((most("slimfaas_function_queue_") == 0 && delivered > 0).then_some(delivered))
+        let most = |name: &str| of_each(&site, name).map(|all| all.into_iter().max().unwrap_or(0));
+        let delivered = most("slimfaas_async_succeeded_total")?;
+        let mut stored = 0;
+        for state in ["ready", "in_flight", "retry_pending"] {
+            stored += most(&format!("slimfaas_function_queue_{state}_items"))?;
+        }
+        Ok((stored == 0 && delivered > 0).then_some(delivered))
     });
     let delivered = outcome.with_context(|| stored(&site))?;
-    let voters: Vec<u64> = metrics(&site)?.iter().map(|(_, metrics)| total(metrics, "slimfaas_store_voters")).collect();
+    let voters = of_each(&site, "slimfaas_store_voters")?;
     report::line(format_args!("{delivered} delivered; the gateways see {voters:?} voters"));
     ensure!(delivered >= accepted.len() as u64, "{delivered} of {} were delivered", accepted.len());
     site.wait_ready("slimfaas", 3)
@@ -68,12 +71,21 @@ fn accepted_calls_are_delivered_though_the_leader_dies() -> Result<()> {
 
 /// The pod that leads the store, as it says itself.
 fn leader(site: &Site) -> Result<Option<String>> {
-    let leads = |(_, metrics): &(String, String)| total(metrics, "slimfaas_store_leads") == 1;
-    Ok(metrics(site)?.into_iter().find(leads).map(|(name, _)| name))
+    for (name, text) in scrapes(site)? {
+        if metrics::sum(&text, "slimfaas_store_leads", &[])? == 1 {
+            return Ok(Some(name));
+        }
+    }
+    Ok(None)
 }
 
-/// Of each gateway that answers, by its name.
-fn metrics(site: &Site) -> Result<Vec<(String, String)>> {
+/// One metric of each gateway that answers.
+fn of_each(site: &Site, metric: &str) -> Result<Vec<u64>> {
+    scrapes(site)?.iter().map(|(_, text)| metrics::sum(text, metric, &[])).collect()
+}
+
+/// All metrics of each gateway that answers, by its name.
+fn scrapes(site: &Site) -> Result<Vec<(String, String)>> {
     let mut all = Vec::new();
     for pod in site.list("pods", "app.kubernetes.io/name=slimfaas")? {
         let (Some(name), Some(ip)) = (pod["metadata"]["name"].as_str(), pod["status"]["podIP"].as_str()) else {
@@ -91,15 +103,9 @@ fn stored(site: &Site) -> String {
     let of_interest = |line: &&str| {
         ["slimfaas_store_", "slimfaas_async_", "slimfaas_function_queue_"].iter().any(|name| line.starts_with(name))
     };
-    let lines = |(name, metrics): (String, String)| {
-        std::iter::once(name).chain(metrics.lines().filter(of_interest).map(str::to_owned)).collect::<Vec<_>>()
+    let lines = |(name, text): (String, String)| {
+        std::iter::once(name).chain(text.lines().filter(of_interest).map(str::to_owned)).collect::<Vec<_>>()
     };
-    let all = metrics(site).into_iter().flatten().flat_map(lines).collect::<Vec<_>>().join("\n");
+    let all = scrapes(site).into_iter().flatten().flat_map(lines).collect::<Vec<_>>().join("\n");
     format!("{all}\n{}", site.gateway_logs())
-}
-
-/// The sum of all series that begin like this.
-fn total(metrics: &str, name: &str) -> u64 {
-    let values = metrics.lines().filter(|line| line.starts_with(name)).filter_map(|line| line.rsplit(' ').next());
-    values.filter_map(|value| value.parse::<u64>().ok()).sum()
 }

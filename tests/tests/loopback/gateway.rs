@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use slimfaas_tests::process::{Scratch, Server};
-use slimfaas_tests::tools;
+use slimfaas_tests::{metrics, tools};
 
 use super::client;
 
@@ -131,16 +131,7 @@ impl Gateway {
 
     /// The sum of the metric's series that have all these labels (`reason="call"`); 0 without any.
     pub(super) fn metric(&self, name: &str, labels: &[&str]) -> Result<u64> {
-        let text = self.get("/metrics")?.text();
-        let mut sum = 0;
-        for line in text.lines() {
-            let Some((series, value)) = line.rsplit_once(' ') else { continue };
-            let is_named = series.split('{').next() == Some(name);
-            if is_named && labels.iter().all(|label| series.contains(label)) {
-                sum += value.parse::<u64>().with_context(|| format!("no whole number: {line}"))?;
-            }
-        }
-        Ok(sum)
+        metrics::sum(&self.get("/metrics")?.text(), name, labels)
     }
 
     /// The most memory that the process has had, in KiB.

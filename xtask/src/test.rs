@@ -167,7 +167,7 @@ fn suites(root: &Path, wanted: &[String]) -> Result<Vec<String>> {
 
 /// What needs least runs first.
 fn order(suite: &str) -> usize {
-    let known = ["loopback", "protocol", "sim", "crash", KERNEL, E2E];
+    let known = ["loopback", "protocol", "crash", KERNEL, E2E];
     known.iter().position(|name| *name == suite).unwrap_or(known.len())
 }
 

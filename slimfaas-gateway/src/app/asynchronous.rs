@@ -11,6 +11,7 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 
 use crate::app::peers::Channel;
+use crate::app::source::always;
 use crate::bodies::{self, Bodies};
 use crate::clock;
 use crate::config::{Config, QueueLimits};
@@ -38,6 +39,12 @@ const ALONE_AFTER: Duration = Duration::from_secs(2);
 /// For the limits to be stored; they are proposed again at the next start.
 const LIMITS_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// For the nodes that stay to fetch the bodies that only a leaving one and another have.
+const HAND_OVER_TIME: Duration = Duration::from_secs(15);
+
+/// Beside the store, in its folder.
+const BODIES_FOLDER: &str = "bodies";
+
 #[derive(Debug, thiserror::Error)]
 pub enum AsynchronousError {
     #[error("cannot use {folder} for stored requests: {source} (is it a directory that this process may write?)")]
@@ -45,12 +52,6 @@ pub enum AsynchronousError {
     #[error(transparent)]
     Store(#[from] StoreError),
 }
-
-/// For the nodes that stay to fetch the bodies that only a leaving one and another have.
-const HAND_OVER_TIME: Duration = Duration::from_secs(15);
-
-/// Beside the store, in its folder.
-const BODIES_FOLDER: &str = "bodies";
 
 /// Everything of asynchronous calls, not running yet.
 pub(super) struct Asynchronous {
@@ -81,7 +82,7 @@ impl Asynchronous {
         };
         let peers = match (node, channel) {
             (Some(_), Some(channel)) => channel.membership(),
-            _ => watch::Sender::new(Arc::<[Peer]>::from([])).subscribe(),
+            _ => always(Arc::<[Peer]>::from([])),
         };
         let (store, running, effects) = Store::open(Options {
             name: config.pod_name.as_str().into(),

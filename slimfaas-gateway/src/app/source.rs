@@ -78,23 +78,7 @@ pub fn local(manifest: Manifest, clean: bool, config: &Config) -> Result<Vec<(Co
     let options = LocalOptions { output: Output::to_stdout(config.log.no_color), wrapper };
     let cluster = LocalCluster::new(manifest, state, Arc::clone(&table), &config.namespace, options);
     let keys = KeySource::Fixed(Keys::random());
-    let addresses: Vec<SocketAddr> =
-        configs.iter().map(|config| SocketAddr::new(config.listen.address, config.peer.port)).collect();
     let source = |node: usize| {
-        let others = configs.iter().zip(&addresses).enumerate().filter(|(other, _)| *other != node);
-        let peer = |(_, (config, address)): (usize, (&Config, &SocketAddr))| Peer {
-            name: config.pod_name.as_str().into(),
-            address: *address,
-            ready: true,
-        };
-        let peers = Peers {
-            keys: Some(keys.clone()),
-            leads: watch::Sender::new(node == 0).subscribe(),
-            membership: watch::Sender::new(others.map(peer).collect()).subscribe(),
-            listed: watch::Sender::new(true).subscribe(),
-            knows_all: watch::Sender::new(true).subscribe(),
-            share_table: true,
-        };
         let running = Arc::clone(&cluster);
         let run = move |_readiness: Readiness, mut end: drain::Watch| -> ClusterFuture<'static, ()> {
             Box::pin(async move {
@@ -106,7 +90,7 @@ pub fn local(manifest: Manifest, clean: bool, config: &Config) -> Result<Vec<(Co
             callers: cluster.callers(),
             identities: None,
             dependency_changes: Some(cluster.dependency_changes()),
-            peers: (configs.len() > 1).then_some(peers),
+            peers: (configs.len() > 1).then(|| local_peers(node, &configs, &keys)),
             worker: Box::new(run),
             cluster: Arc::<LocalCluster>::clone(&cluster),
         }
@@ -133,6 +117,24 @@ fn local_node(node: u16, manifest: &Manifest, config: &Config) -> Config {
     config
 }
 
+/// One of several nodes of this process.
+fn local_peers(node: usize, configs: &[Config], keys: &KeySource) -> Peers {
+    let others = configs.iter().enumerate().filter(|(other, _)| *other != node);
+    let peer = |(_, config): (usize, &Config)| Peer {
+        name: config.pod_name.as_str().into(),
+        address: SocketAddr::new(config.listen.address, config.peer.port),
+        ready: true,
+    };
+    Peers {
+        keys: Some(keys.clone()),
+        leads: always(node == 0),
+        membership: always(others.map(peer).collect()),
+        listed: always(true),
+        knows_all: always(true),
+        share_table: true,
+    }
+}
+
 /// The list of `MOCK_KUBERNETES_FUNCTIONS`. The second part is what it says that is not used.
 pub fn fixed(text: &str, config: &Config) -> Result<(Source, Vec<Problem>), Vec<Problem>> {
     let table = Table::new(&config.namespace);
@@ -143,10 +145,10 @@ pub fn fixed(text: &str, config: &Config) -> Result<(Source, Vec<Problem>), Vec<
     let peers = || Peers {
         keys: key_file(config),
         // There is nothing to lead: nobody scales.
-        leads: watch::Sender::new(true).subscribe(),
+        leads: always(true),
         membership: nodes.peers(),
-        listed: watch::Sender::new(true).subscribe(),
-        knows_all: watch::Sender::new(false).subscribe(),
+        listed: always(true),
+        knows_all: always(false),
         share_table: false,
     };
     let source = Source {
@@ -205,6 +207,11 @@ pub async fn kubernetes(config: &Config) -> Result<Source, KubernetesError> {
         }),
         cluster,
     })
+}
+
+/// What never changes.
+pub(super) fn always<T>(value: T) -> watch::Receiver<T> {
+    watch::Sender::new(value).subscribe()
 }
 
 fn key_file(config: &Config) -> Option<KeySource> {

@@ -57,9 +57,6 @@ impl StatusCounts {
     }
 }
 
-/// How an attempt to deliver a stored request ends: with a status's class, or without one.
-pub const ATTEMPT_OUTCOMES: [&str; 8] = ["1xx", "2xx", "3xx", "4xx", "5xx", "timeout", "failed", "unsent"];
-
 /// Asynchronous calls, as far as this node has to do with them.
 #[derive(Debug, Default)]
 pub struct AsyncStats {
@@ -68,8 +65,12 @@ pub struct AsyncStats {
     /// From then to the start of its first attempt.
     pub waited: Durations,
     pub attempts: Durations,
-    /// In the order of [`ATTEMPT_OUTCOMES`].
-    pub outcomes: [AtomicU64; ATTEMPT_OUTCOMES.len()],
+    /// Of attempts that were answered.
+    pub statuses: StatusCounts,
+    pub timed_out: AtomicU64,
+    pub failed: AtomicU64,
+    /// Given back, for another node to make.
+    pub unsent: AtomicU64,
 }
 
 /// What is stored for one function, and what became of what was.

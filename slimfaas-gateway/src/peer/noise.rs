@@ -179,14 +179,12 @@ fn random() -> Box<dyn Random> {
 
 /// Names one run of this process among those before and after it.
 pub(super) fn run_number() -> u64 {
-    let mut bytes = [0; 8];
-    random().try_fill_bytes(&mut bytes).expect("the kernel gives random bytes");
-    u64::from_be_bytes(bytes)
+    u64::from_be_bytes(secret())
 }
 
-/// A new key.
-pub(super) fn secret() -> [u8; 32] {
-    let mut bytes = [0; 32];
+/// Bytes that nobody can guess.
+pub(super) fn secret<const LENGTH: usize>() -> [u8; LENGTH] {
+    let mut bytes = [0; LENGTH];
     random().try_fill_bytes(&mut bytes).expect("the kernel gives random bytes");
     bytes
 }

@@ -272,7 +272,7 @@ async fn open(
     let failure = match tokio::time::timeout(timeout, bodies.open_file(element, file)).await {
         Ok(Ok(opened)) => {
             // The log waits for an attempt a little longer than its timeout; what that allows is the function's.
-            let late = began.elapsed().saturating_sub(PREPARE_FREE);
+            let late = clock::now().saturating_duration_since(began).saturating_sub(PREPARE_FREE);
             return Ok((Content::File { file: opened, bytes: file.bytes }, timeout.saturating_sub(late)));
         }
         Ok(Err(Missing::Nowhere)) => {
@@ -316,14 +316,14 @@ async fn signaled(watch: &mut Option<drain::Watch>) {
 
 /// Counts an attempt by its end; without one, the core has ended before it.
 fn count(stats: &AsyncStats, took: Duration, end: Option<&Delivered>) {
-    let outcome = match end {
-        Some(Delivered::Status(status)) => usize::from(status / 100).clamp(1, 5) - 1,
-        Some(Delivered::TimedOut) => 5,
-        Some(Delivered::Failed(_)) => 6,
-        Some(Delivered::Unsent) | None => 7,
-    };
     stats.attempts.record(took);
-    stats.outcomes[outcome].fetch_add(1, Ordering::Relaxed);
+    let without_status = match end {
+        Some(Delivered::Status(status)) => return stats.statuses.count(*status),
+        Some(Delivered::TimedOut) => &stats.timed_out,
+        Some(Delivered::Failed(_)) => &stats.failed,
+        Some(Delivered::Unsent) | None => &stats.unsent,
+    };
+    without_status.fetch_add(1, Ordering::Relaxed);
 }
 
 /// Asynchronous calls of a function that may run at once (reference §4.3).

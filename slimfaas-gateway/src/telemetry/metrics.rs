@@ -49,11 +49,6 @@ impl Metrics {
     pub fn new(table: &Arc<Table>, traffic: &Arc<TrafficStats>) -> Result<Arc<Self>, MetricsError> {
         let registry = Registry::new();
         let failed = |error: &dyn std::error::Error| MetricsError(error.to_string());
-        // The registry wants a description from each collector, to tell it from others.
-        let named = |name: &str| {
-            Desc::new(name.to_owned(), "A collector.".to_owned(), Vec::new(), HashMap::new())
-                .map_err(|error| failed(&error))
-        };
         let traffic = TrafficCollector { name: named("slimfaas_traffic")?, stats: Arc::clone(traffic) };
         let functions = FunctionCollector { name: named("slimfaas_functions")?, table: Arc::clone(table) };
         registry.register(Box::new(traffic)).map_err(|error| failed(&error))?;
@@ -75,20 +70,17 @@ impl Metrics {
 
     /// Shows what is stored too; once, where something is.
     pub fn add_store(&self, stored: Arc<dyn Stored>, stats: Arc<AsyncStats>) -> Result<(), MetricsError> {
-        let failed = |error: prometheus::Error| MetricsError(error.to_string());
-        let named = |name: &str| Desc::new(name.to_owned(), "A collector.".to_owned(), Vec::new(), HashMap::new());
-        let name = named("slimfaas_store").map_err(failed)?;
-        self.registry.register(Box::new(StoreCollector { name, stored: Arc::clone(&stored) })).map_err(failed)?;
-        let name = named("slimfaas_async").map_err(failed)?;
-        self.registry.register(Box::new(AsyncCollector { name, stats, stored })).map_err(failed)
+        self.add(StoreCollector { name: named("slimfaas_store")?, stored: Arc::clone(&stored) })?;
+        self.add(AsyncCollector { name: named("slimfaas_async")?, stats, stored })
     }
 
     /// Shows the peer port too; once, where there is one.
     pub fn add_peers(&self, stats: &Arc<PeerStats>) -> Result<(), MetricsError> {
-        let failed = |error: prometheus::Error| MetricsError(error.to_string());
-        let name = Desc::new("slimfaas_peers".to_owned(), "A collector.".to_owned(), Vec::new(), HashMap::new());
-        let collector = PeerCollector { name: name.map_err(failed)?, stats: Arc::clone(stats) };
-        self.registry.register(Box::new(collector)).map_err(failed)
+        self.add(PeerCollector { name: named("slimfaas_peers")?, stats: Arc::clone(stats) })
+    }
+
+    fn add(&self, collector: impl Collector + 'static) -> Result<(), MetricsError> {
+        self.registry.register(Box::new(collector)).map_err(|error| MetricsError(error.to_string()))
     }
 
     /// The Prometheus text format, version 0.0.4.
@@ -109,6 +101,12 @@ impl Metrics {
         ];
         self.scale_decisions.add(1, &labels);
     }
+}
+
+/// The registry wants a description from each collector, to tell it from others.
+fn named(name: &str) -> Result<Desc, MetricsError> {
+    Desc::new(name.to_owned(), "A collector.".to_owned(), Vec::new(), HashMap::new())
+        .map_err(|error| MetricsError(error.to_string()))
 }
 
 struct TrafficCollector {

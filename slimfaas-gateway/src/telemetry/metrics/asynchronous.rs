@@ -5,8 +5,8 @@ use std::sync::Arc;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{Gauge, Metric, MetricFamily};
 
-use super::{Stored, counter, counters, gauge, gauges, histogram, histograms, labelled, read};
-use crate::model::stats::{ATTEMPT_OUTCOMES, AsyncStats};
+use super::{Stored, by_class, counter, counters, gauge, gauges, histogram, histograms, labelled, read};
+use crate::model::stats::AsyncStats;
 
 pub(super) struct AsyncCollector {
     pub(super) name: Desc,
@@ -21,8 +21,9 @@ impl Collector for AsyncCollector {
 
     fn collect(&self) -> Vec<MetricFamily> {
         let stats = &self.stats;
-        let attempts = ATTEMPT_OUTCOMES.into_iter().zip(&stats.outcomes).map(|(name, count)| (name, read(count)));
-        let attempts = attempts.filter(|(_, count)| *count > 0);
+        let without_status = [("timeout", &stats.timed_out), ("failed", &stats.failed), ("unsent", &stats.unsent)];
+        let without_status = without_status.into_iter().map(|(outcome, count)| (outcome, read(count)));
+        let attempts = by_class(&stats.statuses).chain(without_status.filter(|(_, count)| *count > 0));
         let attempts = attempts.map(|(outcome, count)| counter(&[("outcome", outcome)], count));
         let oldest = self.stored.oldest_ready().into_iter().map(|(function, age)| {
             let labels = [("function", &*function.name), ("namespace", &*function.namespace)];

@@ -28,6 +28,7 @@ use crate::model::function::FunctionId;
 use crate::net;
 use crate::proxy::admin::AdminToken;
 use crate::proxy::deliver::Deliveries;
+use crate::proxy::publish::{Events, EventsError};
 use crate::proxy::wake::Wake;
 use crate::proxy::{Gateway, listener};
 use crate::readiness::Readiness;
@@ -59,6 +60,8 @@ pub enum BuildError {
     Metrics(#[from] MetricsError),
     #[error(transparent)]
     Peers(#[from] PeersError),
+    #[error(transparent)]
+    Events(#[from] EventsError),
     #[error("asynchronous calls: {0}")]
     Asynchronous(#[from] AsynchronousError),
 }
@@ -100,6 +103,8 @@ impl App {
             let stored = Arc::new(Shown(asynchronous.store.clone(), asynchronous.bodies.clone()));
             metrics.add_store(stored, Arc::clone(&asynchronous.stats))?;
         }
+        let events = Arc::new(Events::open(&config)?);
+        metrics.add_events(events.stats())?;
         let api = Api {
             table: Arc::clone(&table),
             cluster: Arc::clone(&source.cluster),
@@ -115,6 +120,7 @@ impl App {
             wake: Arc::clone(&wake),
             own: Arc::new(api),
             intake: asynchronous.as_ref().map(Asynchronous::intake),
+            events,
             admin: config.admin_token_file.clone().map(AdminToken::in_file),
             cors: config.cors.clone(),
             limits: config.limits.clone(),

@@ -2,6 +2,7 @@
 
 pub mod annotations;
 pub mod env;
+pub mod event_targets;
 pub mod fixed_functions;
 pub(crate) mod suggest;
 pub mod url_template;
@@ -12,6 +13,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+pub use crate::config::event_targets::EventTarget;
 use crate::model::address::Address;
 
 /// The effective configuration of one gateway process. Serializable so that it can be logged; holds no secret.
@@ -35,6 +37,9 @@ pub struct Config {
     /// Where asynchronous requests are stored; `None`: there are none.
     pub store_directory: Option<PathBuf>,
     pub queue: QueueLimits,
+    pub events: EventLimits,
+    /// Addresses outside of the cluster that get events.
+    pub event_targets: Vec<EventTarget>,
     /// Whoever shows what is in it may see and change every queue.
     pub admin_token_file: Option<PathBuf>,
     pub limits: Limits,
@@ -143,6 +148,23 @@ pub struct QueueLimits {
     pub body_bytes: u64,
     /// Bytes of the store's disk that no request is taken for.
     pub disk_reserve: u64,
+}
+
+/// Limits of events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct EventLimits {
+    /// Whose body is being read or that are being delivered.
+    pub at_once: usize,
+    /// Deliveries that are being sent, to all targets together.
+    pub deliveries: usize,
+    /// One event's body.
+    pub body_bytes: u64,
+    /// What of it is kept in memory; a larger one is a file.
+    pub memory_bytes: usize,
+    /// All these files together.
+    pub file_bytes: u64,
+    /// The body of a structured CloudEvent, or of a batch of them.
+    pub structured_bytes: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

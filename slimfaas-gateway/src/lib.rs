@@ -8,6 +8,7 @@ pub mod clock;
 pub mod cluster;
 pub mod config;
 pub mod drain;
+pub mod events;
 pub mod example;
 pub mod identity;
 pub mod model;

@@ -13,6 +13,7 @@ pub mod listener;
 pub(crate) mod outcome;
 mod pace;
 mod preface;
+pub mod publish;
 pub mod rejection;
 mod retry;
 pub mod router;
@@ -69,6 +70,7 @@ pub struct Gateway {
     pub own: Arc<dyn OwnRoutes>,
     /// Of asynchronous calls; `None`: this gateway stores nothing.
     pub intake: Option<Arc<dyn enqueue::Intake>>,
+    pub events: Arc<publish::Events>,
     /// `None`: nobody is an administrator.
     pub admin: Option<admin::AdminToken>,
     pub cors: CorsOrigins,
@@ -105,6 +107,7 @@ pub(crate) async fn serve_request(connection: Rc<Connection>, request: Request<I
         // Boxed, so that synchronous calls do not carry the room for them.
         Ok(Route::Async(call)) => Box::pin(enqueue::serve(&connection, call, head, body, outcome)).await,
         Ok(Route::Callback(callback)) => Box::pin(enqueue::serve_callback(&connection, callback, outcome)).await,
+        Ok(Route::Event(call)) => Box::pin(publish::serve(&connection, call, head, body, outcome)).await,
         Ok(Route::Queue(route)) => {
             let function = gateway.table.view().route(route.name).cloned();
             let is_admin = gateway.admin.as_ref().is_some_and(|admin| admin.is_shown_by(&head.headers));
@@ -220,17 +223,17 @@ async fn forward(
     let mut refusals = 0;
     let mut cold_start = None;
     loop {
-        let ready = wake::ready(&gateway.table, &*gateway.wake, function, limits.waiting_per_function).await?;
+        let (waiting_max, timeout) = (limits.waiting_per_function, function.spec.sync_calls.http_timeout);
+        let ready = wake::ready(&gateway.table, &*gateway.wake, function, waiting_max, timeout).await?;
         function = ready.function;
         if let Some(receipt) = ready.cold_start {
             gateway.stats.started_cold(&receipt);
             cold_start = Some(receipt);
         }
-        let waiting_max = limits.waiting_per_function;
         let slot = slot::acquire(&gateway.table, &function, now, waiting_max, limits.slot_timeout).await?;
         if let Some(slot) = slot {
             let timeout = function.spec.sync_calls.http_timeout;
-            match upstream::send(&core.pool, &slot, outbound, timeout).await {
+            match upstream::send(&core.pool, &slot.endpoint, outbound, timeout).await {
                 Ok(answered) => return Ok(Forwarded { answered, slot, cold_start }),
                 Err(Failure::Unsent(back)) => outbound = *back,
                 Err(failure) => return Err(failure),

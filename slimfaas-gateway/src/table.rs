@@ -3,6 +3,7 @@
 pub mod activity;
 pub mod probe;
 pub mod start;
+pub mod turns;
 pub mod view;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};

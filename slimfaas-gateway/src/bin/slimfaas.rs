@@ -1,5 +1,8 @@
 //! The gateway's command line: arguments, runtimes, exit codes.
 
+#[path = "slimfaas/publish.rs"]
+mod publish;
+
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr};
@@ -9,6 +12,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
+use publish::Publish;
 use slimfaas_gateway::app::{App, source};
 use slimfaas_gateway::cluster::local::child;
 use slimfaas_gateway::cluster::local::manifest::{self, Manifest};
@@ -46,6 +50,11 @@ enum Command {
     /// Serve functions that run as processes of this machine.
     #[command(subcommand)]
     Local(Local),
+    /// Publish a CloudEvent to a gateway, and show what became of it at each subscriber.
+    ///
+    /// Ends with 0 if every subscriber got it, and with 1 otherwise. Try it:
+    /// `slimfaas publish com.example.report.due --source /nightly --data '{"day":"monday"}'`
+    Publish(Publish),
     /// Run the example function.
     ExampleFunction {
         /// Where to listen.
@@ -118,6 +127,7 @@ fn main() -> ExitCode {
         Command::Gateway => gateway(),
         Command::Local(Local::Up { files, clean, listen }) => local_up(&files, clean, listen),
         Command::Local(Local::Validate { files }) => local_validate(&files),
+        Command::Publish(event) => control_runtime().and_then(|runtime| publish::run(&runtime, event)),
         Command::ExampleFunction { port, name, replica, start_delay_ms } => {
             run_example(port, &format!("{name}-{replica}"), Duration::from_millis(start_delay_ms))
         }

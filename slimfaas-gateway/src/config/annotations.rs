@@ -159,6 +159,17 @@ const ANNOTATIONS: &[Annotation] = &[
         read: lists::subscribe_events,
     },
     Annotation {
+        name: "SlimFaas/WakeOnEvent",
+        allowed: "`true`, `false`",
+        default: "`false`",
+        doc: "An event starts the function when nothing of it runs, and is delivered once it does. Otherwise events do \
+              not reach a function at zero.",
+        read: |draft, from| {
+            draft.spec.wake_on_event =
+                draft.choice(from, &[("true", true), ("false", false)], draft.last.wake_on_event);
+        },
+    },
+    Annotation {
         name: "SlimFaas/PathsStartWithVisibility",
         allowed: "comma-separated `[Public:\\|Private:]/path`",
         default: "empty",

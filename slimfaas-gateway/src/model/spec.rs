@@ -20,6 +20,8 @@ pub struct FunctionSpec {
     pub wakes_with_any: bool,
     pub depends_on: Vec<Dependency>,
     pub subscribe_events: Vec<EventSubscription>,
+    /// An event starts the function when nothing of it runs.
+    pub wake_on_event: bool,
     pub default_visibility: Visibility,
     pub path_rules: Vec<PathRule>,
     /// Workloads whose calls to this function count as external.
@@ -45,6 +47,7 @@ impl Default for FunctionSpec {
             wakes_with_any: false,
             depends_on: Vec::new(),
             subscribe_events: Vec::new(),
+            wake_on_event: false,
             default_visibility: Visibility::Public,
             path_rules: Vec::new(),
             excluded_callers: BTreeSet::new(),

@@ -97,7 +97,7 @@ async fn attempt(core: &Core, id: &FunctionId, mut outbound: Outbound, timeout: 
         function.live.note_call(now);
         let slot = slot::acquire(table, &function, now, limits.waiting_per_function, limits.slot_timeout).await;
         let Ok(Some(slot)) = slot else { return Delivered::Unsent };
-        match upstream::send(&core.pool, &slot, outbound, timeout).await {
+        match upstream::send(&core.pool, &slot.endpoint, outbound, timeout).await {
             Ok(answered) => {
                 let status = answered.status().as_u16();
                 answered.finish().await;

@@ -39,6 +39,14 @@ pub enum Rejection {
     QueueFull {
         limit: &'static str,
     },
+    /// What was published is no event.
+    InvalidEvent(Box<str>),
+    /// A CloudEvent in a format that is not read.
+    UnsupportedEventFormat(Box<str>),
+    /// As many events, or bytes of them, are being delivered as may be.
+    EventsFull {
+        limit: &'static str,
+    },
     /// The disk for stored requests is nearly full, here or on too many gateway nodes.
     StorageFull,
     /// Nothing is stored at present: no majority of gateway nodes is up, or this gateway has no store.
@@ -68,10 +76,11 @@ impl Rejection {
         match self {
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
-            Self::BadRequest(_) => StatusCode::BAD_REQUEST,
+            Self::BadRequest(_) | Self::InvalidEvent(_) => StatusCode::BAD_REQUEST,
+            Self::UnsupportedEventFormat(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
-            Self::QueueFull { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::QueueFull { .. } | Self::EventsFull { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::StorageFull => StatusCode::INSUFFICIENT_STORAGE,
             // The original answers 503 to everything that keeps a request from its function; clients rely on it.
             Self::TooManyWaiting { .. }
@@ -90,12 +99,15 @@ impl Rejection {
             Self::NotFound
             | Self::MethodNotAllowed { .. }
             | Self::BadRequest(_)
+            | Self::InvalidEvent(_)
+            | Self::UnsupportedEventFormat(_)
             | Self::BodyTooLarge { .. }
             | Self::BodyTooSlow => Side::Client,
             Self::TooManyWaiting { .. }
             | Self::WakeTimeout { .. }
             | Self::SlotTimeout { .. }
             | Self::QueueFull { .. }
+            | Self::EventsFull { .. }
             | Self::StorageFull
             | Self::QueueUnavailable
             | Self::FunctionRemoved => Side::Gateway,
@@ -115,6 +127,9 @@ impl Rejection {
             Self::WakeTimeout { .. } => "wake-timeout",
             Self::SlotTimeout { .. } => "slot-timeout",
             Self::QueueFull { .. } => "queue-full",
+            Self::InvalidEvent(_) => "invalid-event",
+            Self::UnsupportedEventFormat(_) => "unsupported-event-format",
+            Self::EventsFull { .. } => "events-full",
             Self::StorageFull => "storage-full",
             Self::QueueUnavailable => "queue-unavailable",
             Self::FunctionRemoved => "function-removed",
@@ -137,6 +152,8 @@ impl Rejection {
                 format!("every parallel request that the function allows stayed in use for {after:?}")
             }
             Self::QueueFull { limit } => format!("too many requests are stored already: the limit is {limit}"),
+            Self::InvalidEvent(reason) | Self::UnsupportedEventFormat(reason) => reason.to_string(),
+            Self::EventsFull { limit } => format!("too many events are being delivered already: the limit is {limit}"),
             Self::StorageFull => "the disk for stored requests is nearly full".to_owned(),
             Self::QueueUnavailable => "requests cannot be stored at present".to_owned(),
             Self::FunctionRemoved => "the function was removed while the request waited".to_owned(),
@@ -156,6 +173,7 @@ impl Rejection {
             // Until somebody makes room, or what is stored was delivered.
             Self::StorageFull => Some(30),
             Self::QueueUnavailable
+            | Self::EventsFull { .. }
             | Self::FunctionRemoved
             | Self::ConnectFailed
             | Self::ResponseTimeout { .. }
@@ -163,6 +181,8 @@ impl Rejection {
             Self::NotFound
             | Self::MethodNotAllowed { .. }
             | Self::BadRequest(_)
+            | Self::InvalidEvent(_)
+            | Self::UnsupportedEventFormat(_)
             | Self::BodyTooLarge { .. }
             | Self::BodyTooSlow => None,
         }

@@ -16,6 +16,7 @@ pub enum Route<'a> {
     Async(FunctionCall<'a>),
     Callback(Callback<'a>),
     Queue(QueueRoute<'a>),
+    Event(EventCall<'a>),
     Own(OwnRoute<'a>),
 }
 
@@ -36,6 +37,17 @@ pub struct Callback<'a> {
     pub name: &'a str,
     pub element: &'a str,
     pub status: &'a str,
+}
+
+/// `/publish-event/{event}{path}{?query}`, or `/events{?query}`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EventCall<'a> {
+    /// As it was sent; `None`: the CloudEvent's type is its name.
+    pub event: Option<&'a str>,
+    /// What subscribers see, raw: starts with a slash, no query.
+    pub path: &'a str,
+    /// Where `path` starts in the request's path.
+    pub path_offset: usize,
 }
 
 /// `/async-functions/{name}/…`: for callers that may call the function's private paths.
@@ -93,6 +105,15 @@ pub fn route<'a>(method: &Method, target: &'a PathAndQuery) -> Result<Route<'a>,
     }
     if let Some(rest) = path.strip_prefix("/async-functions/") {
         return queue_route(method, rest, target.query()).map(Route::Queue);
+    }
+    if let Some(rest) = path.strip_prefix("/publish-event/") {
+        let FunctionCall { name, path, path_offset } = function_call(path, rest)?;
+        let call = EventCall { event: Some(name), path, path_offset };
+        return allow(method, FUNCTION_METHODS).map(|()| Route::Event(call));
+    }
+    if path == "/events" {
+        let call = EventCall { event: None, path: "/", path_offset: path.len() };
+        return allow(method, "POST").map(|()| Route::Event(call));
     }
     let (route, allowed): (OwnRoute<'a>, &'static str) = match path {
         "/status-functions" => (OwnRoute::StatusAll, "GET, HEAD"),

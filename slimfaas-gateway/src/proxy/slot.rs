@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::clock::Tick;
+use crate::model::function::FunctionId;
 use crate::proxy::rejection::Rejection;
 use crate::proxy::wake::Waiting;
 use crate::table::Table;
@@ -21,7 +22,70 @@ impl Drop for Slot {
         self.endpoint.in_flight.fetch_sub(1, Ordering::SeqCst);
         self.live.in_flight.fetch_sub(1, Ordering::SeqCst);
         self.live.slot_queue.notify_head();
+        self.endpoint.turns.slot_freed();
     }
+}
+
+/// A slot of this very endpoint within `timeout`, in the same queue as all other requests of the function: but who waits
+/// for an endpoint of its own leaves the others' way. `Ok(None)`: the endpoint is gone.
+pub(super) async fn acquire_at(
+    table: &Table,
+    id: &FunctionId,
+    endpoint: &Arc<Endpoint>,
+    timeout: std::time::Duration,
+) -> Result<Option<Slot>, Rejection> {
+    let queued = async {
+        let Some(function) = table.view().function(id).cloned() else { return Err(Rejection::FunctionRemoved) };
+        if function.live.slot_queue.is_empty() {
+            match take_at(&function, endpoint) {
+                Ok(slot) => return Ok(Some(slot)),
+                Err(RefusalAt::Gone) => return Ok(None),
+                Err(RefusalAt::Busy | RefusalAt::EndpointBusy) => {}
+            }
+        }
+        loop {
+            let place = function.live.slot_queue.join();
+            let (freed, _awaiting) = endpoint.turns.await_slot();
+            tokio::pin!(freed);
+            loop {
+                place.turn().await;
+                freed.as_mut().enable();
+                let Some(current) = table.view().function(id).cloned() else { return Err(Rejection::FunctionRemoved) };
+                match take_at(&current, endpoint) {
+                    Ok(slot) => return Ok(Some(slot)),
+                    Err(RefusalAt::Gone) => return Ok(None),
+                    Err(RefusalAt::Busy) => {}
+                    Err(RefusalAt::EndpointBusy) => break,
+                }
+            }
+            drop(place);
+            freed.await;
+        }
+    };
+    tokio::time::timeout(timeout, queued).await.map_err(|_elapsed| Rejection::SlotTimeout { after: timeout })?
+}
+
+/// What keeps a request from a slot of one endpoint.
+enum RefusalAt {
+    /// Every slot of the function is taken.
+    Busy,
+    /// Every slot of this endpoint is.
+    EndpointBusy,
+    Gone,
+}
+
+fn take_at(function: &Function, endpoint: &Arc<Endpoint>) -> Result<Slot, RefusalAt> {
+    let limits = function.spec.parallel;
+    if !raise(&function.live.in_flight, limits.per_function) {
+        return Err(RefusalAt::Busy);
+    }
+    if !raise(&endpoint.in_flight, limits.per_pod) {
+        function.live.in_flight.fetch_sub(1, Ordering::SeqCst);
+        return Err(RefusalAt::EndpointBusy);
+    }
+    let slot = Slot { endpoint: Arc::clone(endpoint), live: Arc::clone(&function.live) };
+    // After the count: whoever retires an endpoint looks at that.
+    if endpoint.is_retired() { Err(RefusalAt::Gone) } else { Ok(slot) }
 }
 
 /// What keeps a request from a slot.

@@ -11,6 +11,7 @@ mod response;
 mod upgrade;
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Request, Response, StatusCode, Uri, request};
@@ -26,6 +27,7 @@ use crate::proxy::caller::Connection;
 use crate::proxy::outcome::Outcome;
 use crate::proxy::rejection::Rejection;
 use crate::proxy::slot::Slot;
+use crate::table::view::Endpoint;
 
 /// A request that has not been sent yet; can be sent to another endpoint if sending it did not begin.
 pub(super) struct Outbound {
@@ -84,14 +86,19 @@ pub(super) fn prepare(head: &mut request::Parts, path_offset: usize, connection:
     head.uri = inner;
 }
 
-/// Sends to the endpoint of `slot`, waiting for the response's head for at most `timeout`.
+/// The same for a request that goes to many: none of them can take over its connection.
+pub(super) fn prepare_copy(head: &mut request::Parts, path_offset: usize, connection: &Connection) {
+    prepare(head, path_offset, connection);
+    head.extensions.clear();
+}
+
+/// Sends to an endpoint, of which the caller holds a slot, waiting for the response's head for at most `timeout`.
 pub(super) async fn send(
     pool: &Rc<Pool>,
-    slot: &Slot,
+    endpoint: &Arc<Endpoint>,
     mut outbound: Outbound,
     timeout: Duration,
 ) -> Result<Answered, Failure> {
-    let endpoint = &slot.endpoint;
     if let Some(base) = &endpoint.base_path {
         // Kept as it was, for the next endpoint that it may be offered to.
         let inner = outbound.inner.get_or_insert_with(|| outbound.head.uri.clone());

@@ -16,14 +16,27 @@ pub struct Denied;
 
 /// The visibility of `path` (raw, without query). In doubt it is the most restrictive one.
 pub fn of_path(spec: &FunctionSpec, path: &str) -> Visibility {
+    of_path_or(spec, path, spec.default_visibility)
+}
+
+/// The visibility of an event of this subscription that goes to `path`. What owners say of an event stands before what
+/// they say of the function; but a path that they have closed stays so, since publishers choose it.
+pub fn of_event(spec: &FunctionSpec, subscription: Visibility, path: &str) -> Visibility {
+    match subscription {
+        Visibility::Private => Visibility::Private,
+        Visibility::Public => of_path_or(spec, path, Visibility::Public),
+    }
+}
+
+fn of_path_or(spec: &FunctionSpec, path: &str, default: Visibility) -> Visibility {
     if spec.path_rules.is_empty() {
-        return spec.default_visibility;
+        return default;
     }
     let Ok(readings) = readings(path) else { return Visibility::Private };
     let private = readings.iter().any(|reading| {
         [Case::Exact, Case::Folded].iter().any(|case| {
             let covers = |prefix: &PathPrefix| reading.starts_with(prefix, *case);
-            first_match(&spec.path_rules, covers).unwrap_or(spec.default_visibility) == Visibility::Private
+            first_match(&spec.path_rules, covers).unwrap_or(default) == Visibility::Private
         })
     });
     if private { Visibility::Private } else { Visibility::Public }
@@ -106,6 +119,24 @@ mod tests {
         check(&admin, "/ADMIN", Private);
         check(&admin, "/%zz", Private);
         check(&spec(Public, &[]), "/%zz", Public);
+    }
+
+    #[test]
+    fn an_events_subscription_decides_but_for_closed_paths() {
+        use Visibility::{Private, Public};
+        let closed = spec(Private, &[(Private, "/admin"), (Public, "/open")]);
+        for (subscription, path, expected) in [
+            (Public, "/", Public),
+            (Public, "/reload", Public),
+            (Public, "/admin", Private),
+            (Public, "/x/..%2fADMIN", Private),
+            (Public, "/%zz", Private),
+            (Private, "/", Private),
+            (Private, "/open", Private),
+        ] {
+            assert_eq!(of_event(&closed, subscription, path), expected, "{subscription:?} {path}");
+        }
+        assert_eq!(of_event(&spec(Private, &[]), Public, "/%zz"), Public);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use crate::clock::{self, Tick};
 use crate::proxy::rejection::Rejection;
@@ -44,18 +45,18 @@ pub(super) struct Ready {
     pub(super) cold_start: Option<Box<ColdStart>>,
 }
 
-/// A reading of the function that has an endpoint: at once, or after waking it.
+/// A reading of the function that has an endpoint: at once, or within `after` of waking it.
 pub(super) async fn ready(
     table: &Table,
     wake: &dyn Wake,
     function: Arc<Function>,
     waiting_max: u32,
+    after: Duration,
 ) -> Result<Ready, Rejection> {
     if !function.endpoints.is_empty() {
         return Ok(Ready { function, cold_start: None });
     }
     let started = clock::now();
-    let after = function.spec.sync_calls.http_timeout;
     let waiting = Waiting::enter(&function, waiting_max)?;
     wake.wake(&function, Tick::of(started));
     let ready = tokio::time::timeout_at(started + after, endpoint(table, &function))

@@ -12,6 +12,7 @@ use crate::model::function::{FunctionId, WorkloadKind};
 use crate::model::problem::Problem;
 use crate::model::spec::{FunctionSpec, UpstreamProtocol};
 use crate::table::activity::Live;
+use crate::table::turns::Turns;
 
 /// All functions at one moment. A request reads it once, so every stage sees the same cluster.
 #[derive(Default)]
@@ -130,6 +131,8 @@ pub struct Endpoint {
     pub authority: HeaderValue,
     /// Requests that hold a slot of it; only `proxy::slot` changes it.
     pub in_flight: AtomicU32,
+    /// Of deliveries of events.
+    pub turns: Turns,
     /// It left the view. Set before a cluster looks at `in_flight` to stop the pod, and read after a request has
     /// counted itself there: so one of the two always sees the other (both sequentially consistent).
     retired: AtomicBool,
@@ -150,6 +153,7 @@ impl Endpoint {
             protocol,
             authority,
             in_flight: AtomicU32::new(0),
+            turns: Turns::default(),
             retired: AtomicBool::new(false),
             avoided_until: AtomicU64::new(0),
         }

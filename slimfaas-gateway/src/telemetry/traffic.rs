@@ -14,7 +14,7 @@ use crate::table::start::ColdStart;
 pub const METHODS: [&str; 8] = ["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS", "OTHER"];
 
 /// Reasons of `Rejection::name`, in a fixed order.
-pub const REASONS: [&str; 15] = [
+pub const REASONS: [&str; 18] = [
     "not-found",
     "method-not-allowed",
     "bad-request",
@@ -26,6 +26,9 @@ pub const REASONS: [&str; 15] = [
     "queue-full",
     "storage-full",
     "queue-unavailable",
+    "invalid-event",
+    "unsupported-event-format",
+    "events-full",
     "function-removed",
     "connect-failed",
     "response-timeout",

@@ -42,6 +42,7 @@ const TABLE: &[Row] = &[
             "app",
             "agent",
             "config",
+            "events::publisher",
             "telemetry",
             "signal",
             "example",
@@ -67,7 +68,7 @@ const TABLE: &[Row] = &[
     row("peer::outbox", &["peer::frame"]),
     row("table", &["net"]),
     // `config` here and elsewhere: the plain values of what the operator asked for.
-    row("proxy", &["table", "telemetry", "net", "config", "drain"]),
+    row("proxy", &["table", "events", "telemetry", "net", "config", "drain"]),
     row("proxy::visibility", &[]),
     // Our own routes call handles and answer through the same bodies and rejections as the proxy.
     row(
@@ -124,7 +125,11 @@ const TABLE: &[Row] = &[
     row("scaler::stabilize", SCALER_CORES),
     row("cluster", &["table", "config", "identity", "net", "telemetry", "drain", "readiness"]),
     row("jobs", &["cluster", "store", "table", "proxy::upstream", "telemetry", "drain"]),
-    row("events", &["cluster", "store", "table", "proxy::upstream", "telemetry", "drain"]),
+    // What an event is; `proxy::publish` delivers it, over the connections of the core that was asked.
+    row("events", &["net"]),
+    row("events::cloud_event", &["events::name"]),
+    row("events::name", &[]),
+    row("events::prefer", &[]),
     row("identity", &[]),
     row("agent", &["cluster::kube", "identity", "peer", "net", "drain", "signal"]),
     row("agent::desired", &[]),
@@ -153,6 +158,7 @@ const PURE: &[&[&str]] = &[
     &["agent::desired", "agent::knowledge", "identity"],
     &["model", "peer::digest", "peer::frame", "peer::inbox", "peer::outbox", "proxy::visibility"],
     &["bodies::wire"],
+    &["events::cloud_event", "events::name", "events::prefer"],
     QUEUE_CORES,
     SCALER_CORES,
     STORE_CORES,

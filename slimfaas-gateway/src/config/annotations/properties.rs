@@ -204,7 +204,7 @@ fn spec() -> impl Strategy<Value = FunctionSpec> {
     let trust = prop::sample::select(vec![Trust::Trusted, Trust::Untrusted]);
     let protocol = prop::sample::select(vec![UpstreamProtocol::Http1, UpstreamProtocol::H2c]);
     let access = vec![DirectAccess::ByVisibility, DirectAccess::Open, DirectAccess::Guarded];
-    let words = (any::<bool>(), visibility(), trust, protocol, prop::sample::select(access));
+    let words = (any::<bool>(), visibility(), trust, protocol, prop::sample::select(access), any::<bool>());
     let calls = (call_policy(), call_policy(), call_policy());
     (numbers, words, calls, lists(), prop::option::of(schedule()), prop::option::of(scale())).prop_map(
         |(numbers, words, calls, lists, schedule, scale)| FunctionSpec {
@@ -217,6 +217,7 @@ fn spec() -> impl Strategy<Value = FunctionSpec> {
             trust: words.2,
             protocol: words.3,
             direct_access: words.4,
+            wake_on_event: words.5,
             sync_calls: calls.0,
             async_calls: calls.1,
             publish_calls: calls.2,
@@ -244,6 +245,7 @@ fn written(spec: &FunctionSpec) -> Annotations {
         put("NumberParallelRequestPerPod", limit.to_string());
     }
     put("ReplicasStartAsSoonAsOneFunctionRetrieveARequest", spec.wakes_with_any.to_string());
+    put("WakeOnEvent", spec.wake_on_event.to_string());
     put("DefaultVisibility", spec.default_visibility.as_str().into());
     put("DefaultTrust", spec.trust.as_str().into());
     put("DirectAccess", spec.direct_access.as_str().into());

@@ -5,7 +5,9 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::values;
-use crate::config::{ClusterSource, Config, CorsOrigins, Limits, Listen, Log, LogFormat, PeerPort, QueueLimits};
+use crate::config::{
+    ClusterSource, Config, CorsOrigins, EventLimits, Limits, Listen, Log, LogFormat, PeerPort, QueueLimits,
+};
 
 /// One option.
 pub(super) struct Opt {
@@ -122,6 +124,15 @@ impl Draft {
                 body_bytes: 0,
                 disk_reserve: 0,
             },
+            events: EventLimits {
+                at_once: 0,
+                deliveries: 0,
+                body_bytes: 0,
+                memory_bytes: 0,
+                file_bytes: 0,
+                structured_bytes: 0,
+            },
+            event_targets: Vec::new(),
             admin_token_file: None,
             limits,
             log: Log { filter: String::new(), format: LogFormat::Text, no_color: false },

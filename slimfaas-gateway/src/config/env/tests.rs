@@ -2,7 +2,7 @@ use std::os::unix::ffi::OsStringExt as _;
 use std::time::Duration;
 
 use super::*;
-use crate::config::{CorsOrigins, Limits, Listen, Log, LogFormat, PeerPort, QueueLimits};
+use crate::config::{CorsOrigins, EventLimits, Limits, Listen, Log, LogFormat, PeerPort, QueueLimits};
 
 fn vars(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
     pairs.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect()
@@ -70,6 +70,15 @@ fn the_defaults() {
             body_bytes: 1 << 30,
             disk_reserve: 256 << 20,
         },
+        events: EventLimits {
+            at_once: 1024,
+            deliveries: 1024,
+            body_bytes: 500 << 20,
+            memory_bytes: 65_536,
+            file_bytes: 2 << 30,
+            structured_bytes: 16 << 20,
+        },
+        event_targets: vec![],
         admin_token_file: None,
         limits,
         log: Log { filter: "info,openraft=off".into(), format: LogFormat::Text, no_color: false },
@@ -108,6 +117,15 @@ fn every_field_has_an_option() {
             body_bytes: 1,
             disk_reserve: 1,
         },
+        events: EventLimits {
+            at_once: 1,
+            deliveries: 1,
+            body_bytes: 1,
+            memory_bytes: 1,
+            file_bytes: 1,
+            structured_bytes: 1,
+        },
+        event_targets: vec![],
         admin_token_file: None,
         limits: Limits {
             connections: 1,

@@ -21,7 +21,7 @@ const fn renamed(name: &'static str, old: &'static str, why: &'static str) -> Un
     Unused { name, old: Some(old), why }
 }
 
-const EVENTS: &str = "this version has no events";
+const ONE_URL: &str = "events go where calls go: see SlimFaas__BaseFunctionUrl";
 const QUEUE: &str = "the store of this version needs no such setting";
 const JOBS: &str = "this version has no jobs";
 const SOCKETS: &str = "this version has no WebSocket functions";
@@ -36,8 +36,7 @@ const NO_TLS: &str = "functions are reached without TLS";
 const LOCAL: &str = "the local mode has its manifest instead";
 
 pub(super) const UNUSED: &[Unused] = &[
-    renamed("SlimFaas__BaseFunctionPodUrl", "BASE_FUNCTION_POD_URL", EVENTS),
-    renamed("SlimFaas__SubscribeEvents", "SLIMFAAS_SUBSCRIBE_EVENTS", EVENTS),
+    renamed("SlimFaas__BaseFunctionPodUrl", "BASE_FUNCTION_POD_URL", ONE_URL),
     renamed("SlimFaas__BaseSlimDataUrl", "BASE_SLIMDATA_URL", QUEUE),
     renamed("SlimFaas__JobsConfiguration", "SLIMFAAS_JOBS_CONFIGURATION", JOBS),
     renamed("SlimFaas__AllowUnsecureSsl", "SLIMFAAS_ALLOW_UNSECURE_SSL", NO_TLS),

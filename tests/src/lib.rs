@@ -5,7 +5,9 @@
     reason = "the suites stand outside of the gateway: they own their environment, clock and sockets"
 )]
 
+pub mod backend;
 pub mod forge;
+pub mod gateway;
 pub mod http1;
 pub mod http2;
 pub mod manifests;

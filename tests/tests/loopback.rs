@@ -5,12 +5,12 @@
 )]
 
 mod loopback {
-    mod backend;
     use slimfaas_tests::http1 as client;
-    mod gateway;
+    use slimfaas_tests::{backend, gateway};
 
     mod asynchronous;
     mod ending;
+    mod events;
     mod failures;
     mod forwarding;
     mod large_bodies;

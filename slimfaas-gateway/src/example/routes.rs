@@ -20,6 +20,8 @@ pub(super) type Answer = Response<UnsyncBoxBody<Bytes, hyper::Error>>;
 
 /// Of a body that is read as a whole.
 const INPUT_BYTES_MAX: usize = 64 * 1024;
+/// Of an event.
+const EVENT_BYTES_MAX: usize = 1024 * 1024;
 /// The last one that fits 64 bits.
 const FIBONACCI_MAX: u64 = 93;
 const CHUNKS_MAX: u64 = 1_000_000;
@@ -40,6 +42,7 @@ GET  /download?bytes=1000000         that many zero bytes
 GET  /headers                        the request's headers
 GET  /status/{code}                  that status
 GET  /call?url=http://host:port/path what another URL answers (with &method=POST, to that)
+POST /                               takes an event and answers its type
 GET  /crash                          ends the process
 GET  /health                         200
 ";
@@ -59,6 +62,7 @@ pub(super) async fn serve(request: Request<Incoming>, name: &str) -> Answer {
     match (request.method(), path) {
         (&Method::GET, "/health") => text(StatusCode::OK, "OK\n"),
         (&Method::GET, "/") => text(StatusCode::OK, USAGE),
+        (&Method::POST, "/") => event(request).await,
         (&Method::POST, "/fibonacci") => fibonacci(request.into_body()).await,
         (&Method::GET, "/stream") => stream(&request),
         (&Method::GET, "/slow") => slow(&request).await,
@@ -195,6 +199,17 @@ async fn upload(mut input: Incoming) -> Answer {
         }
     }
     json(&json!({ "bytes": bytes }))
+}
+
+/// Whatever is published: as a CloudEvent in either mode, or as a plain request.
+async fn event(request: Request<Incoming>) -> Answer {
+    let in_head = request.headers().get("ce-type").map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+    let Ok(content) = Limited::new(request.into_body(), EVENT_BYTES_MAX).collect().await else {
+        return bad("the event is too long or ended early");
+    };
+    let content: serde_json::Value = serde_json::from_slice(&content.to_bytes()).unwrap_or_default();
+    let in_body = content["type"].as_str().map(str::to_owned);
+    text(StatusCode::OK, format!("{}\n", in_head.or(in_body).as_deref().unwrap_or("an event without a type")))
 }
 
 fn download(request: &Request<Incoming>) -> Answer {

@@ -30,7 +30,7 @@ pub(super) struct Report {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) status: Option<u16>,
     pub(super) attempts: u32,
-    milliseconds: u64,
+    milliseconds: f64,
 }
 
 impl Report {
@@ -47,13 +47,14 @@ impl Report {
             outcome: "",
             status: None,
             attempts: 0,
-            milliseconds: 0,
+            milliseconds: 0.0,
         }
     }
 
     pub(super) fn end(&mut self, outcome: DeliveryOutcome, took: Duration) {
         self.outcome = outcome.as_str();
-        self.milliseconds = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        // To the microsecond, which is a number that people can read.
+        self.milliseconds = (took.as_secs_f64() * 1_000_000.0).round() / 1000.0;
     }
 }
 

@@ -5,12 +5,12 @@ use std::process::{Command, ExitStatus};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
+use crate::process::{Scratch, Server};
+use crate::{metrics, tools};
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
-use slimfaas_tests::process::{Scratch, Server};
-use slimfaas_tests::{metrics, tools};
 
-use super::client;
+use crate::http1 as client;
 
 /// Ports that the system does not give to others by itself: below Linux's range for "any".
 const PORTS: std::ops::Range<u16> = 10_000..30_000;
@@ -21,45 +21,45 @@ const LOCAL_PORTS: u16 = 24;
 const READY: Duration = Duration::from_secs(30);
 
 /// A running gateway with a folder of its own. Dropping it kills it, and with it the processes that it has started.
-pub(super) struct Gateway {
-    pub(super) address: SocketAddr,
+pub struct Gateway {
+    pub address: SocketAddr,
     server: Server,
     // After the server, which writes into it.
     _scratch: Scratch,
 }
 
 /// Functions that run elsewhere, at the addresses that they name.
-pub(super) struct Fixed<'a> {
+pub struct Fixed<'a> {
     functions: Vec<Value>,
     environment: Vec<(&'a str, String)>,
 }
 
 impl<'a> Fixed<'a> {
-    pub(super) fn new() -> Self {
+    pub fn new() -> Self {
         Self { functions: Vec::new(), environment: Vec::new() }
     }
 
-    pub(super) fn function(mut self, name: &str, url: impl std::fmt::Display, annotations: &Value) -> Self {
+    pub fn function(mut self, name: &str, url: impl std::fmt::Display, annotations: &Value) -> Self {
         self.functions.push(json!({ "Name": name, "Url": url.to_string(), "Annotations": annotations }));
         self
     }
 
     /// A public function `f` without annotations.
-    pub(super) fn at(address: SocketAddr) -> Self {
+    pub fn at(address: SocketAddr) -> Self {
         Self::new().function("f", format!("http://{address}"), &json!({}))
     }
 
-    pub(super) fn set(mut self, name: &'a str, value: impl std::fmt::Display) -> Self {
+    pub fn set(mut self, name: &'a str, value: impl std::fmt::Display) -> Self {
         self.environment.push((name, value.to_string()));
         self
     }
 
-    pub(super) fn start(self) -> Result<Gateway> {
+    pub fn start(self) -> Result<Gateway> {
         self.start_on(&[])
     }
 
     /// Listens on these ports too.
-    pub(super) fn start_on(self, others: &[SocketAddr]) -> Result<Gateway> {
+    pub fn start_on(self, others: &[SocketAddr]) -> Result<Gateway> {
         let address = loopback(claim_ports(1)?);
         let mut command = gateway_command()?;
         command.arg("gateway");
@@ -73,28 +73,33 @@ impl<'a> Fixed<'a> {
 
 impl Gateway {
     /// `slimfaas local up` with `functions`, the part of a manifest below that key.
-    pub(super) fn local(functions: &str) -> Result<Self> {
+    pub fn local(functions: &str) -> Result<Self> {
         Self::local_with(functions, &[])
     }
 
-    pub(super) fn local_with(functions: &str, environment: &[(&str, &str)]) -> Result<Self> {
+    pub fn local_with(functions: &str, environment: &[(&str, &str)]) -> Result<Self> {
         let manifest = format!("schemaVersion: 1\nname: test\nfunctions:\n{functions}");
         Self::local_manifest(&manifest, environment)
     }
 
     /// A whole manifest, whose ports are replaced by free ones.
-    pub(super) fn local_manifest(manifest: &str, environment: &[(&str, &str)]) -> Result<Self> {
-        let first = claim_ports(LOCAL_PORTS)?;
+    pub fn local_manifest(manifest: &str, environment: &[(&str, &str)]) -> Result<Self> {
+        Self::local_manifest_on(manifest, environment, LOCAL_PORTS)
+    }
+
+    /// The same with so many ports, of which all but 7 are for the processes of functions.
+    pub fn local_manifest_on(manifest: &str, environment: &[(&str, &str)], ports: u16) -> Result<Self> {
+        let first = claim_ports(ports)?;
         let scratch = Scratch::new("local")?;
-        let (base, ports) = (scratch.path().join("slimfaas.local.yaml"), scratch.path().join("ports.yaml"));
+        let (base, overlay_file) = (scratch.path().join("slimfaas.local.yaml"), scratch.path().join("ports.yaml"));
         std::fs::write(&base, manifest)?;
-        let (node, raft, from, to) = (first + 1, first + 4, first + 7, first + LOCAL_PORTS - 1);
+        let (node, raft, from, to) = (first + 1, first + 4, first + 7, first + ports - 1);
         let overlay = format!(
             "cluster: {{ entrypointPort: {first}, nodeHttpPortBase: {node}, raftPortBase: {raft} }}\nprocessPorts: {{ from: {from}, to: {to} }}\n"
         );
-        std::fs::write(&ports, overlay)?;
+        std::fs::write(&overlay_file, overlay)?;
         let mut command = gateway_command()?;
-        command.args(["local", "up", "-f"]).arg(&base).arg("-f").arg(&ports).current_dir(scratch.path());
+        command.args(["local", "up", "-f"]).arg(&base).arg("-f").arg(&overlay_file).current_dir(scratch.path());
         command.envs(environment.iter().copied());
         let gateway = Self::start(&mut command, loopback(node), scratch)?;
         // It listens a moment before its store has elected itself.
@@ -108,41 +113,41 @@ impl Gateway {
     }
 
     /// The other port of a local gateway.
-    pub(super) fn entrypoint(&self) -> SocketAddr {
+    pub fn entrypoint(&self) -> SocketAddr {
         loopback(self.address.port() - 1)
     }
 
-    pub(super) fn get(&self, target: impl std::fmt::Display) -> Result<client::Answer> {
+    pub fn get(&self, target: impl std::fmt::Display) -> Result<client::Answer> {
         client::get(self.address, target)
     }
 
-    pub(super) fn log(&self) -> String {
+    pub fn log(&self) -> String {
         self.server.output()
     }
 
-    pub(super) fn pid(&self) -> u32 {
+    pub fn pid(&self) -> u32 {
         self.server.pid()
     }
 
     /// SIGTERM, and the process's end.
-    pub(super) fn terminate(&mut self) -> Result<ExitStatus> {
+    pub fn terminate(&mut self) -> Result<ExitStatus> {
         self.server.terminate(Duration::from_secs(60))
     }
 
     /// The sum of the metric's series that have all these labels (`reason="call"`); 0 without any.
-    pub(super) fn metric(&self, name: &str, labels: &[&str]) -> Result<u64> {
+    pub fn metric(&self, name: &str, labels: &[&str]) -> Result<u64> {
         metrics::sum(&self.get("/metrics")?.text(), name, labels)
     }
 
     /// The most memory that the process has had, in KiB.
-    pub(super) fn peak_memory(&self) -> Result<u64> {
+    pub fn peak_memory(&self) -> Result<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?;
         Ok(line.trim().trim_end_matches(" kB").parse()?)
     }
 
     /// Time that the process has computed for, in clock ticks of 10 ms.
-    pub(super) fn cpu_ticks(&self) -> Result<u64> {
+    pub fn cpu_ticks(&self) -> Result<u64> {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid()))?;
         let fields = stat.rsplit_once(") ").context("no stat")?.1;
         // The state is field 3; utime and stime are 14 and 15 (proc(5)).
@@ -157,12 +162,12 @@ fn gateway_command() -> Result<Command> {
     Ok(command)
 }
 
-pub(super) fn loopback(port: u16) -> SocketAddr {
+pub fn loopback(port: u16) -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, port))
 }
 
 /// The first of `count` ports in a row that nobody else of this process is given.
-pub(super) fn claim_ports(count: u16) -> Result<u16> {
+pub fn claim_ports(count: u16) -> Result<u16> {
     static CLAIMED: AtomicU16 = AtomicU16::new(0);
     // Another run of the tests begins elsewhere.
     let begin = u16::try_from(std::process::id() % 100)? * 100;
@@ -178,7 +183,7 @@ pub(super) fn claim_ports(count: u16) -> Result<u16> {
 }
 
 /// One example function as a process of the test.
-pub(super) fn start_example(name: &str) -> Result<(Server, Scratch)> {
+pub fn start_example(name: &str) -> Result<(Server, Scratch)> {
     let address = loopback(claim_ports(1)?);
     let scratch = Scratch::new("example")?;
     let mut command = gateway_command()?;

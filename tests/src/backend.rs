@@ -7,12 +7,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result, ensure};
 
-use super::client::header;
-use super::gateway::loopback;
+use crate::gateway::loopback;
+use crate::http1::header;
 
 /// A server on a port of its own. Its threads end with the test's process.
-pub(super) struct Backend {
-    pub(super) address: SocketAddr,
+pub struct Backend {
+    pub address: SocketAddr,
     shared: Arc<Shared>,
 }
 
@@ -25,33 +25,33 @@ struct Shared {
 
 /// What came on a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Request {
+pub struct Request {
     /// Request line and headers as they came, with the empty line.
-    pub(super) head: String,
+    pub head: String,
     /// As it came, with its chunk sizes.
-    pub(super) body: Vec<u8>,
+    pub body: Vec<u8>,
     /// Connections are counted from 1.
-    pub(super) connection: usize,
+    pub connection: usize,
     /// False: the connection ended within it.
-    pub(super) is_whole: bool,
+    pub is_whole: bool,
 }
 
 impl Request {
-    pub(super) fn line(&self) -> &str {
+    pub fn line(&self) -> &str {
         self.head.split("\r\n").next().unwrap_or_default()
     }
 
-    pub(super) fn target(&self) -> &str {
+    pub fn target(&self) -> &str {
         self.line().split(' ').nth(1).unwrap_or_default()
     }
 
-    pub(super) fn header(&self, name: &str) -> Option<&str> {
+    pub fn header(&self, name: &str) -> Option<&str> {
         header(&self.head, name)
     }
 }
 
 /// What to do once a request has come.
-pub(super) enum Reply {
+pub enum Reply {
     /// These bytes; the connection stays.
     Keep(Vec<u8>),
     /// These bytes; the connection is closed.
@@ -59,24 +59,21 @@ pub(super) enum Reply {
 }
 
 /// A 200 with this body.
-pub(super) fn ok(body: &str) -> Reply {
+pub fn ok(body: &str) -> Reply {
     Reply::Keep(format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len()).into_bytes())
 }
 
-pub(super) fn keep(bytes: &str) -> Reply {
+pub fn keep(bytes: &str) -> Reply {
     Reply::Keep(bytes.as_bytes().to_vec())
 }
 
 impl Backend {
     /// Answers each request, on whatever connection, by `script`.
-    pub(super) fn start(script: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Result<Self> {
+    pub fn start(script: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Result<Self> {
         Self::start_at(loopback(0), script)
     }
 
-    pub(super) fn start_at(
-        address: SocketAddr,
-        script: impl Fn(&Request) -> Reply + Send + Sync + 'static,
-    ) -> Result<Self> {
+    pub fn start_at(address: SocketAddr, script: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Result<Self> {
         Self::serve(address, move |stream, number, shared| {
             // A connection that breaks is the test's own doing, and shows in what was recorded.
             let _ended = answer_all(stream, number, shared, &script);
@@ -84,7 +81,7 @@ impl Backend {
     }
 
     /// Gives each connection, after its first request's head, to `script`.
-    pub(super) fn raw(script: impl Fn(TcpStream, &str) + Send + Sync + 'static) -> Result<Self> {
+    pub fn raw(script: impl Fn(TcpStream, &str) + Send + Sync + 'static) -> Result<Self> {
         Self::serve(loopback(0), move |stream, number, shared| {
             let mut head = Vec::new();
             while !head.ends_with(b"\r\n\r\n") {
@@ -119,20 +116,20 @@ impl Backend {
     }
 
     /// Connections so far.
-    pub(super) fn accepted(&self) -> usize {
+    pub fn accepted(&self) -> usize {
         self.shared.accepted.load(Ordering::SeqCst)
     }
 
     /// Connections that are closed on this side.
-    pub(super) fn closed(&self) -> usize {
+    pub fn closed(&self) -> usize {
         self.shared.closed.load(Ordering::SeqCst)
     }
 
-    pub(super) fn requests(&self) -> Vec<Request> {
+    pub fn requests(&self) -> Vec<Request> {
         self.shared.requests().clone()
     }
 
-    pub(super) fn forget(&self) {
+    pub fn forget(&self) {
         self.shared.requests().clear();
     }
 }

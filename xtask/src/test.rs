@@ -1,6 +1,6 @@
 //! `cargo xtask test`: the README's test command. Everything that this machine can run, cheapest first.
 //!
-//! A suite is one file of `tests/tests`, named for what it needs (`loopback`, `protocol`, `kernel`, `e2e`); a new file
+//! A suite is one file of `tests/tests`, named for what it needs (`loopback`, `compat`, `protocol`, `kernel`, `e2e`); a new file
 //! is picked up by itself. A test that cannot run here says so in a line `SKIP <suite>/<name>: <reason>`.
 
 use std::ffi::OsString;
@@ -167,7 +167,7 @@ fn suites(root: &Path, wanted: &[String]) -> Result<Vec<String>> {
 
 /// What needs least runs first.
 fn order(suite: &str) -> usize {
-    let known = ["loopback", "protocol", "crash", KERNEL, E2E];
+    let known = ["loopback", "compat", "protocol", "crash", KERNEL, E2E];
     known.iter().position(|name| *name == suite).unwrap_or(known.len())
 }
 

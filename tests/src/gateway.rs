@@ -29,6 +29,7 @@ pub struct Gateway {
 }
 
 /// Functions that run elsewhere, at the addresses that they name.
+#[derive(Default)]
 pub struct Fixed<'a> {
     functions: Vec<Value>,
     environment: Vec<(&'a str, String)>,
@@ -36,7 +37,7 @@ pub struct Fixed<'a> {
 
 impl<'a> Fixed<'a> {
     pub fn new() -> Self {
-        Self { functions: Vec::new(), environment: Vec::new() }
+        Self::default()
     }
 
     pub fn function(mut self, name: &str, url: impl std::fmt::Display, annotations: &Value) -> Self {

@@ -2,10 +2,6 @@
 //!
 //! Whoever has clients of the original reads here what they get. Where an answer is not the original's, the test's
 //! comment says `Differs:` and why. Numbers are those of the behaviour reference's route catalogue.
-#![expect(
-    clippy::disallowed_methods,
-    reason = "the suites stand outside of the gateway: they own their environment, clock and sockets"
-)]
 
 mod compat {
     mod site;

@@ -17,6 +17,7 @@ mod e2e {
     mod bad_manifests;
     mod cold_starts;
     mod disruptions;
+    mod events;
     mod manifests;
     mod many;
     mod outage;

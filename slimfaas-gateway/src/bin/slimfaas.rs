@@ -54,7 +54,7 @@ enum Command {
     ///
     /// Ends with 0 if every subscriber got it, and with 1 otherwise. Try it:
     /// `slimfaas publish com.example.report.due --source /nightly --data '{"day":"monday"}'`
-    Publish(Publish),
+    Publish(Box<Publish>),
     /// Run the example function.
     ExampleFunction {
         /// Where to listen.
@@ -127,7 +127,7 @@ fn main() -> ExitCode {
         Command::Gateway => gateway(),
         Command::Local(Local::Up { files, clean, listen }) => local_up(&files, clean, listen),
         Command::Local(Local::Validate { files }) => local_validate(&files),
-        Command::Publish(event) => control_runtime().and_then(|runtime| publish::run(&runtime, event)),
+        Command::Publish(event) => control_runtime().and_then(|runtime| publish::run(&runtime, *event)),
         Command::ExampleFunction { port, name, replica, start_delay_ms } => {
             run_example(port, &format!("{name}-{replica}"), Duration::from_millis(start_delay_ms))
         }

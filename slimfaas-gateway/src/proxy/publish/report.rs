@@ -78,20 +78,7 @@ pub(super) async fn answer(
     reports: &mut mpsc::UnboundedReceiver<Report>,
 ) -> Response<Body> {
     let mut deliveries = Vec::new();
-    let all = async {
-        while let Some(report) = reports.recv().await {
-            deliveries.push(report);
-        }
-    };
-    let complete = match preferences.wait {
-        None => {
-            all.await;
-            true
-        }
-        // A timer would give it a millisecond, in which some may end.
-        Some(Duration::ZERO) => false,
-        Some(wait) => tokio::time::timeout_at(clock::now() + wait, all).await.is_ok(),
-    };
+    let complete = collect(&mut deliveries, reports, preferences.wait).await;
     let status = match (complete, preferences.representation) {
         (false, _) => StatusCode::ACCEPTED,
         (true, true) => StatusCode::OK,
@@ -110,4 +97,26 @@ pub(super) async fn answer(
         headers.insert(PREFERENCE_APPLIED, HeaderValue::from_static("return=representation"));
     }
     response
+}
+
+/// Whether all have ended within `wait`.
+async fn collect(
+    deliveries: &mut Vec<Report>,
+    reports: &mut mpsc::UnboundedReceiver<Report>,
+    wait: Option<Duration>,
+) -> bool {
+    let all = async {
+        while let Some(report) = reports.recv().await {
+            deliveries.push(report);
+        }
+    };
+    match wait {
+        None => {
+            all.await;
+            true
+        }
+        // A timer would give it a millisecond, in which some may end.
+        Some(Duration::ZERO) => false,
+        Some(wait) => tokio::time::timeout_at(clock::now() + wait, all).await.is_ok(),
+    }
 }

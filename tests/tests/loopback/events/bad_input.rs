@@ -9,103 +9,83 @@ use super::{CLOUD_EVENT, gateway, publish, subscriber};
 
 const STRUCTURED: &str = "Content-Type: application/cloudevents+json\r\n";
 const BATCH: &str = "Content-Type: application/cloudevents-batch+json\r\n";
-const EVENT: &str = r#"{"specversion":"1.0","id":"1","source":"/tests","type":"reload"}"#;
+
+const OLD: &str = r#"{"specversion":"0.3","id":"1","source":"/tests","type":"reload"}"#;
+const MIXED: &str = concat!(
+    r#"[{"specversion":"1.0","id":"1","source":"/tests","type":"reload"},"#,
+    r#"{"specversion":"1.0","id":"1","source":"/tests","type":"other"}]"#
+);
+const WITHOUT_ID: &str = "ce-specversion: 1.0\r\nce-source: /tests\r\nce-type: reload\r\n";
+const XML: &str = "Content-Type: application/cloudevents+xml\r\n";
+
+/// Target, headers, body, and the detail of the refusal.
+const INVALID: &[(&str, &str, &str, &str)] = &[
+    (
+        "/events",
+        "",
+        "x",
+        "this route takes CloudEvents: with ce-… headers, or as application/cloudevents+json or \
+         application/cloudevents-batch+json; the content type is none",
+    ),
+    ("/events", STRUCTURED, "{", "the body is no JSON: EOF while parsing an object at line 1 column 1"),
+    (
+        "/events",
+        STRUCTURED,
+        "[]",
+        "the body is no CloudEvent: invalid type: sequence, expected an object with the event's attributes at line 1 \
+         column 1",
+    ),
+    (RELOAD, STRUCTURED, "", "the body is no JSON: EOF while parsing a value at line 1 column 0"),
+    (RELOAD, STRUCTURED, "{}", "the body is no CloudEvent: the attribute specversion is missing at line 1 column 2"),
+    (
+        RELOAD,
+        STRUCTURED,
+        OLD,
+        "the body is no CloudEvent: the attribute specversion is \"0.3\"; allowed: 1.0 at line 1 column 64",
+    ),
+    ("/events", WITHOUT_ID, "", "the attribute id is missing"),
+    (RELOAD, WITHOUT_ID, "", "the attribute id is missing"),
+    ("/events", BATCH, "[]", "the batch is empty"),
+    ("/events", BATCH, MIXED, "the batch has events of the types \"reload\" and \"other\": send a batch for each type"),
+    ("/publish-event/a%zz", "", "", "the event's name is not percent-encoded UTF-8"),
+    ("/publish-event/a%00", "", "", "the event's name has control characters"),
+];
+
+const RELOAD: &str = "/publish-event/reload";
 
 #[test]
 fn what_is_no_event_is_refused_with_a_reason() -> Result<()> {
     let backend = Backend::start(|_| ok("done"))?;
     let gateway = gateway(backend.address, &subscriber(5)).start()?;
-    let without_id = CLOUD_EVENT.replace("ce-id: 1\r\n", "");
-    let old = EVENT.replace("1.0", "0.3");
-    let mixed = format!("[{EVENT},{}]", EVENT.replace("reload", "other"));
-    let long = "x".repeat(257);
-    for (target, headers, body, status, kind, detail) in [
-        (
-            "/events",
-            "",
-            "x",
-            400,
-            "invalid-event",
-            "this route takes CloudEvents: with ce-… headers, or as application/cloudevents+json or application/cloudevents-batch+json; the content type is none",
-        ),
-        (
-            "/events",
-            STRUCTURED,
-            "{",
-            400,
-            "invalid-event",
-            "the body is no JSON: EOF while parsing an object at line 1 column 1",
-        ),
-        (
-            "/events",
-            STRUCTURED,
-            "[]",
-            400,
-            "invalid-event",
-            "the body is no CloudEvent: invalid type: sequence, expected an object with the event's attributes at line 1 column 1",
-        ),
-        (
-            "/publish-event/reload",
-            STRUCTURED,
-            "",
-            400,
-            "invalid-event",
-            "the body is no JSON: EOF while parsing a value at line 1 column 0",
-        ),
-        (
-            "/publish-event/reload",
-            STRUCTURED,
-            "{}",
-            400,
-            "invalid-event",
-            "the body is no CloudEvent: the attribute specversion is missing at line 1 column 2",
-        ),
-        (
-            "/publish-event/reload",
-            STRUCTURED,
-            &old,
-            400,
-            "invalid-event",
-            "the body is no CloudEvent: the attribute specversion is \"0.3\"; allowed: 1.0 at line 1 column 64",
-        ),
-        ("/events", &without_id, "", 400, "invalid-event", "the attribute id is missing"),
-        ("/publish-event/reload", &without_id, "", 400, "invalid-event", "the attribute id is missing"),
-        ("/events", BATCH, "[]", 400, "invalid-event", "the batch is empty"),
-        (
-            "/events",
-            BATCH,
-            &mixed,
-            400,
-            "invalid-event",
-            "the batch has events of the types \"reload\" and \"other\": send a batch for each type",
-        ),
-        (
-            "/events",
-            "Content-Type: application/cloudevents+xml\r\n",
-            "<e/>",
-            415,
-            "unsupported-event-format",
-            "structured events are read as application/cloudevents+json and application/cloudevents-batch+json, not as \"application/cloudevents+xml\"",
-        ),
-        ("/publish-event/a%zz", "", "", 400, "invalid-event", "the event's name is not percent-encoded UTF-8"),
-        ("/publish-event/a%00", "", "", 400, "invalid-event", "the event's name has control characters"),
-        (&format!("/publish-event/{long}"), "", "", 400, "invalid-event", "the event's name has more than 256 bytes"),
-    ] {
+    let check = |target: &str, headers: &str, body: &str, kind: &str, title: &str, status: u16, detail: &str| {
         let answer = publish(&gateway, target, headers, body.as_bytes())?;
         let problem: Value = serde_json::from_slice(&answer.body)?;
-        let title = if status == 400 { "Bad Request" } else { "Unsupported Media Type" };
-        let expected = json!({
-            "type": format!("urn:slimfaas:problem:{kind}"), "title": title, "status": status, "detail": detail,
-        });
+        let kind = format!("urn:slimfaas:problem:{kind}");
+        let expected = json!({"type": kind, "title": title, "status": status, "detail": detail});
         assert_eq!((answer.status, &problem), (status, &expected), "{target}");
         assert_eq!(answer.header("content-type"), Some("application/problem+json"));
+        anyhow::Ok(())
+    };
+    for (target, headers, body, detail) in INVALID {
+        check(target, headers, body, "invalid-event", "Bad Request", 400, detail)?;
     }
+    let long = format!("/publish-event/{}", "x".repeat(257));
+    check(&long, "", "", "invalid-event", "Bad Request", 400, "the event's name has more than 256 bytes")?;
+    let detail = "structured events are read as application/cloudevents+json and application/cloudevents-batch+json, \
+                  not as \"application/cloudevents+xml\"";
+    check("/events", XML, "<e/>", "unsupported-event-format", "Unsupported Media Type", 415, detail)?;
     assert_eq!(backend.requests(), []);
     assert_eq!(gateway.metric("slimfaas_rejections_total", &[r#"reason="invalid-event""#])?, 13);
-    // Other methods, and no name.
+    Ok(())
+}
+
+#[test]
+fn other_methods_and_no_name() -> Result<()> {
+    let backend = Backend::start(|_| ok("done"))?;
+    let gateway = gateway(backend.address, &subscriber(5)).start()?;
     assert_eq!(client::get(gateway.address, "/events")?.status, 405);
     assert_eq!(client::get(gateway.address, "/events")?.header("allow"), Some("POST"));
-    assert_eq!(client::call(gateway.address, "TRACE", "/publish-event/reload")?.status, 405);
+    assert_eq!(client::call(gateway.address, "TRACE", RELOAD)?.status, 405);
     for target in ["/publish-event", "/publish-event/", "/publish-event//x", "/events/", "/events/reload"] {
         assert_eq!(publish(&gateway, target, CLOUD_EVENT, b"")?.status, 404, "{target}");
     }

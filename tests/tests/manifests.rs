@@ -453,7 +453,7 @@ fn every_annotation_of_the_examples_is_in_the_reference() -> Result<()> {
             assert_eq!(object["spec"]["replicas"], Value::Null, "{}", identity(&object));
         }
     }
-    assert_eq!(functions.len(), 7, "{functions:?}");
+    assert_eq!(functions.len(), 8, "{functions:?}");
     assert!(deploy().join("examples/README.md").is_file());
     Ok(())
 }

@@ -21,7 +21,6 @@ use crate::config::url_template::UrlTemplate;
 use crate::config::{ClusterSource, Config, fixed_functions};
 use crate::model::problem::Problem;
 use option::{Choice, Draft, Opt};
-use options::OPTIONS;
 use unused::{UNUSED, Unused};
 
 /// In a pod, this file names its namespace.
@@ -92,7 +91,7 @@ pub fn process_variables() -> BTreeMap<String, String> {
 
 /// What the operator says explicitly wins over where the pod runs.
 fn add_pod_namespace(vars: &mut BTreeMap<String, String>, pod_namespace: Option<String>) {
-    let option = OPTIONS.iter().find(|option| option.name == options::NAMESPACE).expect("it is an option");
+    let option = options::all().find(|option| option.name == options::NAMESPACE).expect("it is an option");
     let is_given = given(option, vars).iter().any(|given| !given.text.is_empty());
     if let Some(namespace) = pod_namespace.filter(|_| !is_given) {
         vars.insert(options::NAMESPACE.to_owned(), namespace);
@@ -109,7 +108,7 @@ fn decode(vars: impl IntoIterator<Item = (OsString, OsString)>) -> (BTreeMap<Str
             Ok(text) => {
                 texts.insert(name, text);
             }
-            Err(_) if OPTIONS.iter().any(|option| option.names().any(|known| is_same(known, &name))) => {
+            Err(_) if options::all().any(|option| option.names().any(|known| is_same(known, &name))) => {
                 problems.push(Problem::new(name, "the value is not UTF-8 text"));
             }
             Err(_) => {}
@@ -128,7 +127,7 @@ fn load_onto(mut draft: Draft, vars: impl IntoIterator<Item = (String, String)>)
     let mut problems = Vec::new();
     let mut warnings = Vec::new();
     let mut read: BTreeSet<String> = BTreeSet::new();
-    for option in OPTIONS {
+    for option in options::all() {
         let given = given(option, &vars);
         read.extend(given.iter().flat_map(|given| given.vars.iter().map(|name| (*name).to_owned())));
         let Some(used) = given.first() else {
@@ -265,7 +264,7 @@ fn warn_about((name, text): (&String, &String)) -> Option<Problem> {
     if !PREFIXES.iter().any(|prefix| upper.starts_with(prefix)) || is_service_variable(name, text) {
         return None;
     }
-    let known = OPTIONS.iter().flat_map(Opt::names).chain(UNUSED.iter().flat_map(Unused::names));
+    let known = options::all().flat_map(Opt::names).chain(UNUSED.iter().flat_map(Unused::names));
     Some(Problem::new(name, format!("there is no such option, it is ignored{}", suggest::did_you_mean(name, known))))
 }
 
@@ -291,7 +290,7 @@ fn is_service_variable(name: &str, text: &str) -> bool {
 /// The text of `docs/configuration.md`.
 pub fn reference() -> String {
     let mut out = include_str!("env/head.md").to_owned();
-    for option in OPTIONS {
+    for option in options::all() {
         let old: Vec<String> = option.old.iter().map(|name| format!("`{name}`")).collect();
         let default = if option.default.is_empty() { "not set".to_owned() } else { format!("`{}`", option.default) };
         let Opt { name, doc, .. } = option;

@@ -85,6 +85,20 @@ pub(super) enum Choice {
     Fixed,
 }
 
+impl Choice {
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        match text.to_ascii_lowercase().as_str() {
+            "kubernetes" => Ok(Self::Kubernetes),
+            "local" | "process" => Ok(Self::Local),
+            "mock" => Ok(Self::Fixed),
+            "docker" => Err("Docker is not supported: list the containers in MOCK_KUBERNETES_FUNCTIONS, or run \
+                             functions as processes with `slimfaas local up`"
+                .to_owned()),
+            _ => Err("allowed: Kubernetes, Local, Process or Mock".to_owned()),
+        }
+    }
+}
+
 impl Draft {
     /// Values of no meaning: every one is replaced by its option's default or given value (a test holds that).
     pub(super) fn blank() -> Self {

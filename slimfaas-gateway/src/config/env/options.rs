@@ -1,9 +1,11 @@
 //! The table of options: what each is called, allows, means and is by default, and why.
 
+mod events;
+
 use super::option::{Choice, Draft, Opt, Reads};
 use super::values;
 use crate::config::url_template::UrlTemplate;
-use crate::config::{LogFormat, event_targets, fixed_functions};
+use crate::config::{LogFormat, fixed_functions};
 
 pub(super) const NAMESPACE: &str = "SlimFaas__Namespace";
 pub(super) const ORCHESTRATOR: &str = "SlimFaas__Orchestrator";
@@ -22,7 +24,12 @@ const MINUTE_MS: u64 = 60_000;
 const HOUR_MS: u64 = 60 * MINUTE_MS;
 const DAY_MS: u64 = 24 * HOUR_MS;
 
-pub(super) const OPTIONS: &[Opt] = &[
+/// Every option, in the order of the reference page.
+pub(super) fn all() -> impl Iterator<Item = &'static Opt> {
+    OPTIONS.iter().chain(events::OPTIONS)
+}
+
+const OPTIONS: &[Opt] = &[
     Opt {
         name: NAMESPACE,
         old: &["NAMESPACE"],
@@ -67,7 +74,10 @@ pub(super) const OPTIONS: &[Opt] = &[
               `Mock`, the fixed list of `MOCK_KUBERNETES_FUNCTIONS`. When not set: `Mock` if there is such a list, \
               else `Kubernetes`.",
         is_list: false,
-        reads: Reads::Text("`Kubernetes`, `Local`, `Process`, `Mock`", orchestrator),
+        reads: Reads::Text("`Kubernetes`, `Local`, `Process`, `Mock`", |draft, text| {
+            draft.orchestrator = Choice::parse(text)?;
+            Ok(())
+        }),
     },
     Opt {
         name: "SlimFaas__MockKubernetesFunctions",
@@ -426,73 +436,6 @@ pub(super) const OPTIONS: &[Opt] = &[
         reads: Reads::Bytes(0..=1024 * TIB, |draft, n| draft.config.queue.disk_reserve = n),
     },
     Opt {
-        name: "SlimFaas__SubscribeEvents",
-        old: &["SLIMFAAS_SUBSCRIBE_EVENTS"],
-        default: "",
-        doc: "Addresses that get events besides functions: `reload=>http://10.0.0.9:5002;http://audit/in,paid=>…`. An \
-              event's path and query go behind the URL. Whoever reaches the gateway may publish to them; with \
-              `Private:paid=>…` only callers inside its own namespace may.",
-        is_list: true,
-        reads: Reads::Text("`event=>url;url`, separated by commas", |draft, text| {
-            draft.config.event_targets = event_targets::parse(text)?;
-            Ok(())
-        }),
-    },
-    Opt {
-        name: "SlimFaas__Events__AtOnce",
-        old: &[],
-        default: "1024",
-        doc: "Events whose body is being read or that are being delivered; over it publishers get 429. Each may take \
-              `SlimFaas__Events__MemoryBytes`: 64 MiB in all. A replica that hangs holds up 272 at most.",
-        is_list: false,
-        reads: Reads::Whole(1..=100_000, |draft, n| draft.config.events.at_once = narrow(n)),
-    },
-    Opt {
-        name: "SlimFaas__Events__Deliveries",
-        old: &[],
-        default: "1024",
-        doc: "Deliveries of events that are being sent at once, 16 of them at most to one replica; others wait. Each \
-              may take a file descriptor and 128 KiB.",
-        is_list: false,
-        reads: Reads::Whole(1..=100_000, |draft, n| draft.config.events.deliveries = narrow(n)),
-    },
-    Opt {
-        name: "SlimFaas__Events__BodyBytes",
-        old: &[],
-        default: "500MiB",
-        doc: "An event's body; over it publishers get 413. It is kept until its last delivery has ended. \
-              `SlimFaas__Limits__BodyBytes` holds too.",
-        is_list: false,
-        reads: Reads::Bytes(0..=TIB, |draft, n| draft.config.events.body_bytes = n),
-    },
-    Opt {
-        name: "SlimFaas__Events__MemoryBytes",
-        old: &[],
-        default: "64KiB",
-        doc: "A larger body is kept in a file meanwhile: beside the store, or where there is none in the system's \
-              folder of temporary files.",
-        is_list: false,
-        reads: Reads::Bytes(0..=GIB, |draft, n| draft.config.events.memory_bytes = narrow(n)),
-    },
-    Opt {
-        name: "SlimFaas__Events__FileBytes",
-        old: &[],
-        default: "2GiB",
-        doc: "All these files together; over it publishers get 429. `SlimFaas__Queue__DiskReserveBytes` holds too: \
-              below it they get 507.",
-        is_list: false,
-        reads: Reads::Bytes(0..=1024 * TIB, |draft, n| draft.config.events.file_bytes = n),
-    },
-    Opt {
-        name: "SlimFaas__Events__StructuredBytes",
-        old: &[],
-        default: "16MiB",
-        doc: "The body of a structured CloudEvent, or of a batch of them, which is read to be checked; over it \
-              publishers get 413.",
-        is_list: false,
-        reads: Reads::Bytes(KIB..=GIB, |draft, n| draft.config.events.structured_bytes = n),
-    },
-    Opt {
         name: "SlimFaas__AdminTokenFile",
         old: &[],
         default: "",
@@ -546,20 +489,3 @@ pub(super) const OPTIONS: &[Opt] = &[
         }),
     },
 ];
-
-fn orchestrator(draft: &mut Draft, text: &str) -> Result<(), String> {
-    draft.orchestrator = match text.to_ascii_lowercase().as_str() {
-        "kubernetes" => Choice::Kubernetes,
-        "local" | "process" => Choice::Local,
-        "mock" => Choice::Fixed,
-        "docker" => {
-            return Err(
-                "Docker is not supported: list the containers in MOCK_KUBERNETES_FUNCTIONS, or run functions as \
-                        processes with `slimfaas local up`"
-                    .to_owned(),
-            );
-        }
-        _ => return Err("allowed: Kubernetes, Local, Process or Mock".to_owned()),
-    };
-    Ok(())
-}

@@ -256,7 +256,7 @@ fn every_problem_is_said_at_once() {
 /// The ends of every range are accepted, what is just beyond is not, and no range is wider than its field's type.
 #[test]
 fn ranges_hold_at_both_ends() {
-    for option in OPTIONS {
+    for option in options::all() {
         let (range, show): (_, fn(u64) -> String) = match &option.reads {
             option::Reads::Whole(range, _) | option::Reads::Bytes(range, _) => (range, |n| n.to_string()),
             option::Reads::Seconds(range, _) => (range, values::show_seconds),
@@ -400,7 +400,7 @@ fn options_that_are_not_used_are_said() {
 #[test]
 fn no_name_is_there_twice() {
     let mut seen = BTreeSet::new();
-    for name in OPTIONS.iter().flat_map(Opt::names).chain(UNUSED.iter().flat_map(Unused::names)) {
+    for name in options::all().flat_map(Opt::names).chain(UNUSED.iter().flat_map(Unused::names)) {
         assert!(seen.insert(name.to_ascii_lowercase()), "{name}");
     }
 }

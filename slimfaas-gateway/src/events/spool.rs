@@ -1,6 +1,7 @@
 //! Bodies of events while they are delivered: small ones in memory, large ones in files, both within limits.
 
 use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -48,13 +49,18 @@ pub enum SpoolError {
 }
 
 impl Spool {
-    pub fn open(folder: PathBuf, limits: SpoolLimits) -> io::Result<Self> {
-        match std::fs::remove_dir_all(&folder) {
+    /// Keeps what fits in memory; larger bodies need the folder, which [`Self::prepare`] makes.
+    pub fn new(folder: PathBuf, limits: SpoolLimits) -> Self {
+        Self { folder, limits, used: Arc::default(), next: AtomicU64::new(0) }
+    }
+
+    /// Makes the folder, empty and for nobody else to read.
+    pub fn prepare(&self) -> io::Result<()> {
+        match std::fs::remove_dir_all(&self.folder) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _removed_or_absent => {}
         }
-        std::fs::create_dir_all(&folder)?;
-        Ok(Self { folder, limits, used: Arc::default(), next: AtomicU64::new(0) })
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)
     }
 
     pub fn limits(&self) -> &SpoolLimits {
@@ -75,6 +81,13 @@ impl Spool {
         let disk = rustix::fs::statvfs(&self.folder).map_err(|error| SpoolError::Disk(error.into()))?;
         let room = disk.f_bavail.saturating_mul(disk.f_frsize);
         if room > self.limits.disk_reserve { Ok(()) } else { Err(SpoolError::DiskFull) }
+    }
+}
+
+impl Drop for Spool {
+    fn drop(&mut self) {
+        // What is not empty stays for the next start to remove.
+        let _removed = std::fs::remove_dir(&self.folder).is_ok();
     }
 }
 
@@ -201,7 +214,9 @@ mod tests {
     const LIMITS: SpoolLimits = SpoolLimits { memory_bytes: 10, body_bytes: 100, file_bytes: 150, disk_reserve: 0 };
 
     fn spool(folder: &tempfile::TempDir, limits: SpoolLimits) -> Spool {
-        Spool::open(folder.path().join("events"), limits).expect("a folder")
+        let spool = Spool::new(folder.path().join("events"), limits);
+        spool.prepare().expect("a folder");
+        spool
     }
 
     async fn written(spool: &Spool, pieces: &[usize]) -> Result<Payload, SpoolError> {

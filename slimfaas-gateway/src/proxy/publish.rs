@@ -80,7 +80,16 @@ impl Events {
             file_bytes: config.events.file_bytes,
             disk_reserve: config.queue.disk_reserve,
         };
-        let spool = Spool::open(folder.clone(), limits).map_err(|source| EventsError { folder, source })?;
+        let spool = Spool::new(folder.clone(), limits);
+        match (spool.prepare(), &config.store_directory) {
+            (Ok(()), _) => {}
+            (Err(source), Some(_store)) => return Err(EventsError { folder, source }),
+            (Err(error), None) => {
+                // Where nothing can be written, small events pass all the same.
+                let folder = folder.display();
+                tracing::warn!(%error, %folder, "larger events will be refused: set SlimFaas__Store__Directory");
+            }
+        }
         let at_once_max = config.events.at_once.min(Semaphore::MAX_PERMITS);
         Ok(Self {
             stats: Arc::new(EventStats::new(spool.used())),

@@ -2,7 +2,7 @@
 
 mod events;
 
-use super::option::{Choice, Draft, Opt, Reads};
+use super::option::{Choice, Opt, Reads};
 use super::values;
 use crate::config::url_template::UrlTemplate;
 use crate::config::{LogFormat, fixed_functions};

@@ -196,8 +196,10 @@ async fn attempt(
     policy: &CallPolicy,
 ) -> Attempt {
     let gateway = &core.gateway;
-    let Ok(_turn) = endpoint.turns.take().await else { return Attempt::Over(DeliveryOutcome::Overloaded) };
-    let _sending = gateway.events.sending.acquire().await;
+    let turns = async { (endpoint.turns.take().await, gateway.events.sending.acquire().await) };
+    let Ok((Ok(_turn), _sending)) = tokio::time::timeout(gateway.limits.slot_timeout, turns).await else {
+        return Attempt::Over(DeliveryOutcome::Overloaded);
+    };
     let _slot = match function {
         None => None,
         Some(function) => match slot(core, function, endpoint).await {

@@ -13,7 +13,7 @@ use super::super::gateway::Gateway;
 use super::{LIMIT, counted, gateway, publish, subscriber};
 
 const REPLICAS: usize = 50;
-const EVENTS: usize = 40;
+const EVENTS: usize = 20;
 
 /// Longer than all these events take.
 const HANGING: &str = r#"{"DefaultPublish":{"HttpTimeout":20,"TimeoutRetries":[],"HttpStatusRetries":[]}}"#;
@@ -38,10 +38,12 @@ fn fifty() -> Result<Gateway> {
 fn times(gateway: &Gateway, expected: usize) -> Result<Vec<f64>> {
     let mut times = Vec::new();
     for _ in 0..EVENTS {
-        let prefer = "Prefer: return=representation, wait=2\r\n";
-        // A publisher that waits for all hears after 2 s; this one asks as soon as the others can have answered.
-        let prefer = if expected < REPLICAS { prefer.replace("wait=2", "wait=1") } else { prefer.to_owned() };
-        let answer = publish(gateway, "/publish-event/reload", &prefer, b"event")?;
+        // The publisher waits for a second where one hangs; at the same pace where none does, since processes that have
+        // slept take longer to answer.
+        let began = Instant::now();
+        let prefer = "Prefer: return=representation, wait=1\r\n";
+        let answer = publish(gateway, "/publish-event/reload", prefer, b"event")?;
+        std::thread::sleep(Duration::from_secs(1).saturating_sub(began.elapsed()));
         let report: Value = serde_json::from_slice(&answer.body)?;
         let deliveries = report["Deliveries"].as_array().context("deliveries")?;
         ensure!(deliveries.len() == expected, "{} deliveries instead of {expected}: {report}", deliveries.len());
@@ -61,7 +63,6 @@ fn at(times: &[f64], percent: usize) -> f64 {
 #[test]
 fn one_of_fifty_hangs_and_the_others_do_not_notice() -> Result<()> {
     let gateway = fifty()?;
-    times(&gateway, REPLICAS)?;
     let normal = times(&gateway, REPLICAS)?;
     let log = gateway.log();
     let line = log.lines().find(|line| line.contains("started pod=many-7 ")).context("the replica's start")?;
@@ -78,10 +79,10 @@ fn one_of_fifty_hangs_and_the_others_do_not_notice() -> Result<()> {
         ));
     }
     // The machine is a busy one; waiting for the one that hangs would be 20 s.
-    ensure!(at(&beside, 50) < at(&normal, 50) * 3.0 + 5.0, "the median is another one");
-    ensure!(at(&beside, 99) < at(&normal, 99) * 3.0 + 50.0, "the slowest are slower");
+    ensure!(at(&beside, 50) < at(&normal, 50) * 2.0 + 2.0, "the median is another one");
+    ensure!(at(&beside, 99) < at(&normal, 99) * 2.0 + 20.0, "the slowest are slower");
     // The replica goes on: those that it had in hand, and those that waited for their turn.
-    let total = (3 * EVENTS * REPLICAS - EVENTS) as u64;
+    let total = (2 * EVENTS * REPLICAS - EVENTS) as u64;
     eventually("the one that hung has ended all of its own", LIMIT, || {
         let ended = counted(&gateway, "delivered")? + counted(&gateway, "timed-out")? + counted(&gateway, "failed")?;
         let overloaded = counted(&gateway, "overloaded")? + counted(&gateway, "gone")?;

@@ -33,10 +33,10 @@ use crate::queue::tables::{Reading, Table, TableError, pair, unpair};
 pub struct Options {
     /// Stays the same across restarts, and differs from all peers' names.
     pub name: Arc<str>,
-    /// Exists, and belongs to this process alone. The store keeps `store.redb` in it.
+    /// Exists, and belongs to this process alone. The store keeps its files in it.
     pub folder: PathBuf,
-    /// In the place of a file, for tests and simulations.
-    pub backend: Option<Box<dyn StorageBackend>>,
+    /// In the place of files, for tests and simulations.
+    pub backend: Option<Backend>,
     pub writer: DiskWriter,
     pub transport: Arc<dyn Transport>,
     /// The other nodes; this one may be among them. An empty list means that this node is alone.
@@ -46,6 +46,14 @@ pub struct Options {
     pub found_after: Duration,
     /// Log that is kept for peers that were away; [`LOG_BYTES`] for all but tests.
     pub log_bytes: u64,
+}
+
+/// What stands for the files of a node.
+pub struct Backend {
+    /// For `store.redb`.
+    pub state: Box<dyn StorageBackend>,
+    /// For `store.log`.
+    pub log: Box<dyn StorageBackend>,
 }
 
 /// Two minutes of a thousand elements of 1 KiB each second. Requests that are still there when their log entry goes are
@@ -156,6 +164,11 @@ impl Store {
     /// Waits until the reads below see everything that any node acknowledged before this call.
     pub async fn catch_up(&self, timeout: Duration) -> Result<(), StoreError> {
         self.node.catch_up(timeout).await
+    }
+
+    /// Waits until the reads below see everything that this node has applied. Otherwise they are some milliseconds late.
+    pub async fn show(&self) -> Result<(), StoreError> {
+        self.node.show().await
     }
 
     /// Counters of one function's queue, as this node has applied the log. `None`: it has no elements and no slots.

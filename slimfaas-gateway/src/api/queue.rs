@@ -105,6 +105,8 @@ pub(super) async fn answer(
     query: Option<&str>,
 ) -> Result<Response<Body>, Rejection> {
     let store = store.ok_or(Rejection::QueueUnavailable)?;
+    // Who was just told that something is stored finds it.
+    store.show().await.map_err(unavailable)?;
     match action {
         QueueAction::Depths => depths(store, function).map(|depths| json(&depths)),
         QueueAction::Element(id) => element(store, function, id).map(|element| json(&element)),

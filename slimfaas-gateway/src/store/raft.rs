@@ -8,6 +8,7 @@ mod elections;
 mod found;
 mod links;
 mod log;
+mod logfile;
 mod machine;
 mod members;
 mod network;
@@ -34,6 +35,7 @@ use tokio::task::JoinSet;
 use self::database::StateImage;
 pub use self::database::StorageBackend;
 use self::links::{Links, kind};
+use self::logfile::LogFile;
 use self::network::Network;
 use self::open::Opened;
 pub use self::open::{DiskPace, DiskWriter};
@@ -43,7 +45,7 @@ pub use self::shared::Counters;
 use self::shared::lock;
 pub use self::types::Entropy;
 use self::types::{LogId, Types};
-use super::{Effect, Options, Role, StoreError};
+use super::{Backend, Effect, Options, Role, StoreError};
 use crate::clock;
 use crate::model::function::FunctionId;
 use crate::queue::codec::Reader;
@@ -65,6 +67,7 @@ pub(super) struct Node {
     server: Server,
     proposals: mpsc::Sender<Proposal>,
     database: Arc<Database>,
+    file: Arc<LogFile>,
     role: watch::Sender<Role>,
 }
 
@@ -84,8 +87,11 @@ pub(super) async fn open(options: Options) -> Result<(Node, Loops, mpsc::Unbound
     // The list may still be on its way.
     let has_peers =
         !options.found_after.is_zero() || options.peers.borrow().iter().any(|peer| peer.name != options.name);
-    let database = match options.backend {
-        Some(backend) => database::open_backend(backend).map_err(|error| unopened(&error))?,
+    let files = match options.backend {
+        Some(Backend { state, log }) => {
+            let database = database::open_backend(state).map_err(|error| unopened(&error))?;
+            damage::Files::of(database, log).map_err(|error| unopened(&error))?
+        }
         None => damage::open(&options.folder, has_peers).map_err(|error| unopened(&error))?,
     };
     let mark = (!has_backend).then(|| damage::mark_in(&options.folder));
@@ -93,9 +99,9 @@ pub(super) async fn open(options: Options) -> Result<(Node, Loops, mpsc::Unbound
     // A folder that cannot be looked at could not have been opened either.
     let aside = aside.filter(|aside| aside.try_exists().unwrap_or(true));
     let (effects, effects_out) = mpsc::unbounded_channel();
-    let opened =
-        open::open(database, &options.name, options.writer, effects, mark).map_err(|error| unopened(&error))?;
-    let Opened { log, machine, shared, disk, database, thread, task, node, cluster } = opened;
+    let opened = open::open(files, &options.name, options.log_bytes, options.writer, effects, mark);
+    let opened = opened.map_err(|error| unopened(&error))?;
+    let Opened { log, machine, shared, disk, database, file, thread, task, node, cluster } = opened;
     let links = Arc::new(Links::new(options.transport, options.peers, node, options.name, cluster));
     let network = Network { links: Arc::clone(&links), shared: Arc::clone(&shared) };
     let config = Arc::new(config());
@@ -117,7 +123,8 @@ pub(super) async fn open(options: Options) -> Result<(Node, Loops, mpsc::Unbound
         departures: members::Departures::default(),
         incoming: tokio::sync::Mutex::default(),
     };
-    let node = Node { raft, way, server, proposals: propose, database, role: watch::Sender::new(Role::default()) };
+    let role = watch::Sender::new(Role::default());
+    let node = Node { raft, way, server, proposals: propose, database, file, role };
     let founding = found::Founding { listed_after: options.found_after, lost: aside };
     let loops = Loops { proposals, submissions, founding, log_bytes: options.log_bytes, thread, disk: task };
     Ok((node, loops, effects_out))
@@ -243,6 +250,8 @@ impl Node {
         let deadline = clock::now() + timeout;
         loop {
             if let Some(index) = self.read_index(deadline).await {
+                // What is applied later becomes readable soon by itself. A failure shows as the store's.
+                let _failed = self.show().await.is_err();
                 let mut visible = self.server.shared.visible.subscribe();
                 let seen = visible.wait_for(|visible| *visible >= Some(index));
                 return match tokio::time::timeout_at(deadline, seen).await {
@@ -257,6 +266,11 @@ impl Node {
         }
     }
 
+    /// Waits until local reads see everything that this node has applied.
+    pub(super) async fn show(&self) -> Result<(), StoreError> {
+        self.server.disk.show(&self.server.shared).await.map_err(|_stopped| StoreError::Stopped)
+    }
+
     async fn read_index(&self, deadline: clock::Instant) -> Option<u64> {
         let (leader, name) = self.way.leader()?;
         if leader == self.way.links.node {
@@ -269,7 +283,7 @@ impl Node {
     }
 
     pub(super) fn image(&self) -> Result<impl tables::Reading + use<>, StoreError> {
-        StateImage::now(&self.database).map_err(|error| self.damaged(&error))
+        StateImage::now(&self.database, &self.file).map_err(|error| self.damaged(&error))
     }
 
     /// A state that cannot be read ends the node.

@@ -1,4 +1,4 @@
-//! The database file: one redb file with the log, Raft's own rows, and the state's tables.
+//! The database: one redb file with Raft's own rows and the state's tables. The log is in a file beside it (`logfile`).
 //!
 //! Every value ends in a checksum over its table, its key and itself. redb checks its pages when it opens a file that
 //! was not closed; the checksums of ours are checked whenever a value is read.
@@ -10,11 +10,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 pub use redb::StorageBackend;
 use redb::{
-    Builder, Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, TableHandle,
-    WriteTransaction,
+    Builder, Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition,
+    TableError as RedbTableError, TableHandle, WriteTransaction,
 };
 
-use super::log;
+use super::logfile::{Kept, LogFile, Pin};
+use super::types::LogId;
+use super::wire;
+use crate::queue::codec::Reader;
 use crate::queue::tables::{Reading, Result, Row, Table, TableError, Tables};
 
 /// redb's own cache of pages; with what is dirty, the store's memory.
@@ -24,14 +27,10 @@ const SUM_BYTES: usize = 4;
 
 type BytesTable<'a> = TableDefinition<'a, &'static [u8], &'static [u8]>;
 
-/// Log entries in parts: index and part, both in order.
-pub(super) const LOG: BytesTable<'static> = TableDefinition::new("log");
-
 /// Raft's own rows, by the names below.
 pub(super) const RAFT: BytesTable<'static> = TableDefinition::new("raft");
 
-/// Numbers that stand in checksums for tables which are none of the state's.
-pub(super) const LOG_SUM: u8 = 0xf0;
+/// Stands in checksums for that table, which is none of the state's.
 pub(super) const RAFT_SUM: u8 = 0xf1;
 
 /// Stands before the keys of Raft's rows among the state's, and in their checksums.
@@ -139,6 +138,8 @@ pub(super) mod row {
     pub(crate) const VOTE: &str = "vote";
     /// Last log id that was removed from the log's front.
     pub(crate) const PURGED: &str = "purged";
+    /// Where in its file the log is.
+    pub(crate) const LOG: &str = "log";
     pub(crate) const APPLIED: &str = "applied";
     pub(crate) const MEMBERSHIP: &str = "membership";
     /// Up to where the log's requests lie in the state.
@@ -168,17 +169,30 @@ pub(super) fn raft_row(
     checked.map(Some).map_err(|problem| TableError::damaged(Table::Meta, name.as_bytes(), problem))
 }
 
+/// Where the log of this database is, and the last entry that was removed from its front. `None`: of a new one.
+pub(super) fn log_row(database: &Database) -> Result<(Option<Kept>, Option<LogId>)> {
+    let transaction = database.begin_read().map_err(failed)?;
+    let raft = match transaction.open_table(RAFT) {
+        Ok(raft) => raft,
+        Err(RedbTableError::TableDoesNotExist(_)) => return Ok((None, None)),
+        Err(error) => return Err(failed(error)),
+    };
+    let kept = raft_row(&raft, row::LOG)?.map(Kept::read).transpose();
+    let kept = kept.map_err(TableError::undecodable(Table::Meta, row::LOG.as_bytes()))?;
+    let purged = raft_row(&raft, row::PURGED)?.map(|row| wire::read_log_id(&mut Reader::new(row))).transpose();
+    Ok((kept, purged.map_err(TableError::undecodable(Table::Meta, row::PURGED.as_bytes()))?))
+}
+
 /// The state's tables in a transaction that changes them. They are one table of redb's, with the number of ours before
 /// each key: a commit then writes few more pages than it has to.
 pub(super) struct OpenState<'t> {
     table: redb::Table<'t, &'static [u8], &'static [u8]>,
-    transaction: &'t WriteTransaction,
     log: &'t LogContents,
 }
 
 /// What the writer knows of the log's contents.
-#[derive(Default)]
 pub(super) struct LogContents {
+    pub(super) file: Arc<LogFile>,
     /// The requests of entries below this index lie in the state.
     pub(super) settled: u64,
     /// The entry that is being applied: what it brings may be delivered at once.
@@ -188,15 +202,15 @@ pub(super) struct LogContents {
 }
 
 impl LogContents {
-    pub(super) fn settled_below(settled: u64) -> Self {
-        Self { settled, ..Self::default() }
+    pub(super) fn settled_below(settled: u64, file: Arc<LogFile>) -> Self {
+        Self { file, settled, applying: None, last: RefCell::new(None) }
     }
 }
 
 impl<'t> OpenState<'t> {
     pub(super) fn open(transaction: &'t WriteTransaction, generation: u64, log: &'t LogContents) -> Result<Self> {
         let table = transaction.open_table(BytesTable::new(&name(generation))).map_err(failed)?;
-        Ok(Self { table, transaction, log })
+        Ok(Self { table, log })
     }
 
     /// Stores a row of Raft's that changes together with the state.
@@ -208,20 +222,18 @@ impl<'t> OpenState<'t> {
 /// The state's tables as one transaction sees them.
 pub(crate) struct StateImage {
     state: ReadOnlyTable<&'static [u8], &'static [u8]>,
-    log: ReadOnlyTable<&'static [u8], &'static [u8]>,
+    log: Pin,
 }
 
 impl StateImage {
-    pub(super) fn open(transaction: &ReadTransaction, generation: u64) -> Result<Self> {
-        let state = transaction.open_table(BytesTable::new(&name(generation))).map_err(failed)?;
-        Ok(Self { state, log: transaction.open_table(LOG).map_err(failed)? })
-    }
-
-    /// The present state. Holding on to it keeps the disk space of everything in it.
-    pub(super) fn now(database: &Database) -> Result<Self> {
+    /// The present state. Holding on to it keeps the disk space of everything in it, requests in the log included.
+    pub(super) fn now(database: &Database, file: &Arc<LogFile>) -> Result<Self> {
+        // First: what leaves the log after this is still in it for the transaction below.
+        let log = file.pin();
         let transaction = database.begin_read().map_err(failed)?;
         let generation = generation(&transaction)?;
-        Self::open(&transaction, generation)
+        let state = transaction.open_table(BytesTable::new(&name(generation))).map_err(failed)?;
+        Ok(Self { state, log })
     }
 
     pub(super) fn raft_row(&self, name: &'static str) -> Result<Option<Bytes>> {
@@ -324,8 +336,7 @@ impl Reading for OpenState<'_> {
                 return Ok(Some(content.clone()));
             }
         }
-        let log = self.transaction.open_table(LOG).map_err(failed)?;
-        let content = log::content(&log, index)?;
+        let content = self.log.file.pin().content(index)?;
         *last = content.clone().map(|content| (index, content));
         Ok(content)
     }
@@ -356,6 +367,6 @@ impl Reading for StateImage {
     }
 
     fn entry(&self, index: u64) -> Result<Option<Bytes>> {
-        log::content(&self.log, index)
+        self.log.content(index)
     }
 }

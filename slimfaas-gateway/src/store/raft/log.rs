@@ -16,17 +16,17 @@ use std::fmt::Debug;
 use std::ops::{Bound, RangeBounds};
 use std::sync::{Arc, Mutex};
 
-use bytes::Bytes;
 use openraft::storage::{LogFlushed, RaftLogStorage};
-use openraft::{AnyError, EntryPayload, LogState, OptionalSend, RaftLogReader, StorageIOError};
-use redb::{Database, ReadableDatabase, ReadableTable};
+use openraft::{AnyError, EntryPayload, LogIdOptionExt, LogState, OptionalSend, RaftLogReader, StorageIOError};
+use redb::{Database, ReadableDatabase};
 
 use super::database::{self, failed};
+use super::logfile::LogFile;
 use super::shared::{Shared, lock};
 use super::types::{Entry, LogId, StorageError, Types, Vote};
 use super::wire;
-use super::writer::{Disk, Job, StoredEntry, part_key};
-use crate::queue::codec::{Reader, Writer};
+use super::writer::{Disk, Job};
+use crate::queue::codec::Reader;
 use crate::queue::tables::{self, Table, TableError};
 
 /// Entries kept in memory behind the durable end, for applying and for followers that are almost level.
@@ -37,7 +37,7 @@ const SEND_BYTES: usize = 2 << 20;
 
 #[derive(Clone)]
 pub(super) struct Log {
-    database: Arc<Database>,
+    file: Arc<LogFile>,
     disk: Arc<Disk>,
     shared: Arc<Shared>,
     memory: Arc<Mutex<Memory>>,
@@ -54,28 +54,28 @@ struct Memory {
 }
 
 impl Log {
-    /// The log in `database`. The shared durable end must be its last entry.
-    pub(super) fn new(database: Arc<Database>, disk: Arc<Disk>, shared: Arc<Shared>, me: u64, found: Found) -> Self {
+    /// The log in `file`. The shared durable end must be its last entry.
+    pub(super) fn new(file: Arc<LogFile>, disk: Arc<Disk>, shared: Arc<Shared>, me: u64, found: Found) -> Self {
         let Found { vote, purged, last } = found;
         let memory = Memory { me, vote, purged, last: last.or(purged), entries: BTreeMap::new(), bytes: 0 };
-        Self { database, disk, shared, memory: Arc::new(Mutex::new(memory)) }
+        Self { file, disk, shared, memory: Arc::new(Mutex::new(memory)) }
     }
 
     /// Entries in order, without a gap; past `bytes_max` it stops.
     fn read(&self, from: u64, below: u64, bytes_max: usize) -> tables::Result<Vec<Entry>> {
         // Memory first: what leaves it meanwhile has gone to the disk before.
-        let (cached, end) = {
+        let (cached, from, end) = {
             let memory = lock(&self.memory);
-            let below = below.min(memory.last.map_or(0, |last| last.index + 1));
+            let (from, below) = (from.max(memory.purged.next_index()), below.min(memory.last.next_index()));
             if from >= below {
                 return Ok(Vec::new());
             }
             let cached: Vec<Entry> = memory.entries.range(from..below).map(|(_, entry)| entry.clone()).collect();
             let end = cached.first().map_or(below, |entry| entry.log_id.index);
-            (cached, end)
+            (cached, from, end)
         };
         let (mut entries, is_cut) =
-            if from < end { stored_entries(&self.database, from, end, bytes_max)? } else { (Vec::new(), false) };
+            if from < end { self.file.pin().entries(from, end, bytes_max)? } else { (Vec::new(), false) };
         let mut bytes: usize = entries.iter().map(wire::entry_size).sum();
         if !is_cut {
             for entry in cached {
@@ -90,7 +90,7 @@ impl Log {
     }
 }
 
-/// What is in the database when it is opened.
+/// What is on the disk when it is opened.
 #[derive(Default)]
 pub(super) struct Found {
     pub(super) vote: Option<Vote>,
@@ -99,7 +99,8 @@ pub(super) struct Found {
 }
 
 impl Found {
-    pub(super) fn read(database: &Database) -> tables::Result<Self> {
+    /// `last`: what the log's file ends with.
+    pub(super) fn read(database: &Database, last: Option<LogId>) -> tables::Result<Self> {
         let transaction = database.begin_read().map_err(failed)?;
         let raft = transaction.open_table(database::RAFT).map_err(failed)?;
         let parse = |name: &'static str| {
@@ -115,78 +116,8 @@ impl Found {
             Some((name, mut reader)) => Some(wire::read_log_id(&mut reader).map_err(damaged(name))?),
             None => None,
         };
-        let log = transaction.open_table(database::LOG).map_err(failed)?;
-        let last_index = log.last().map_err(failed)?.map(|(key, _)| index_of(key.value()));
-        drop((log, raft, transaction));
-        let last = match last_index {
-            Some(index) => stored_entries(database, index, index + 1, usize::MAX)?.0.pop().map(|entry| entry.log_id),
-            None => None,
-        };
         Ok(Self { vote, purged, last })
     }
-}
-
-fn index_of(key: &[u8]) -> u64 {
-    key.first_chunk().map_or(0, |index| u64::from_be_bytes(*index))
-}
-
-/// Entries from the disk, in order, and whether it stopped because they exceed `bytes_max`.
-fn stored_entries(database: &Database, from: u64, below: u64, bytes_max: usize) -> tables::Result<(Vec<Entry>, bool)> {
-    let transaction = database.begin_read().map_err(failed)?;
-    entries_in(&transaction.open_table(database::LOG).map_err(failed)?, from, below, bytes_max)
-}
-
-/// The content of one entry, if it is there and has any.
-pub(super) fn content(log: &impl LogTable, index: u64) -> tables::Result<Option<Bytes>> {
-    let (mut found, _) = entries_in(log, index, index.saturating_add(1), usize::MAX)?;
-    Ok(found.pop().and_then(|entry| match entry.payload {
-        EntryPayload::Normal(content) => Some(content.0),
-        EntryPayload::Blank | EntryPayload::Membership(_) => None,
-    }))
-}
-
-pub(super) trait LogTable: ReadableTable<&'static [u8], &'static [u8]> {}
-impl<T: ReadableTable<&'static [u8], &'static [u8]>> LogTable for T {}
-
-fn entries_in(log: &impl LogTable, from: u64, below: u64, bytes_max: usize) -> tables::Result<(Vec<Entry>, bool)> {
-    let (start, end) = (part_key(from, 0), part_key(below, 0));
-    let mut entries = Vec::new();
-    let mut parts: (u64, Vec<u8>) = (from, Vec::new());
-    let mut total = 0;
-    for row in log.range::<&[u8]>(&start[..]..&end[..]).map_err(failed)? {
-        let (key, stored) = row.map_err(failed)?;
-        let index = index_of(key.value());
-        if index != parts.0 {
-            if !parts.1.is_empty() {
-                entries.push(decoded(std::mem::take(&mut parts))?);
-            }
-            if total >= bytes_max {
-                return Ok((entries, true));
-            }
-            parts.0 = index;
-        }
-        let part = database::checked(database::LOG_SUM, key.value(), stored.value());
-        let part = part.map_err(|problem| damaged_entry(index, problem))?;
-        total += part.len();
-        parts.1.extend_from_slice(&part);
-    }
-    if !parts.1.is_empty() {
-        entries.push(decoded(parts)?);
-    }
-    Ok((entries, false))
-}
-
-fn decoded((index, bytes): (u64, Vec<u8>)) -> tables::Result<Entry> {
-    let mut reader = Reader::new(bytes.into());
-    let entry = wire::read_entry(&mut reader).map_err(|error| damaged_entry(index, error.0))?;
-    if entry.log_id.index != index {
-        return Err(damaged_entry(index, "holds another entry"));
-    }
-    Ok(entry)
-}
-
-fn damaged_entry(index: u64, problem: &'static str) -> TableError {
-    TableError::DamagedLog { index, problem }
 }
 
 impl Memory {
@@ -284,14 +215,12 @@ impl RaftLogStorage<Types> for Log {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let mut stored = Vec::new();
+        let mut stored: Vec<Entry> = Vec::new();
         let (last, leads) = {
             let mut memory = lock(&self.memory);
             let mut leads = true;
             for entry in entries {
-                let mut writer = Writer::with_capacity(wire::entry_size(&entry));
-                wire::write_entry(&mut writer, &entry);
-                stored.push(StoredEntry { index: entry.log_id.index, bytes: writer.0 });
+                stored.push(entry.clone());
                 leads &= memory.leads(&entry) && !matches!(entry.payload, EntryPayload::Membership(_));
                 memory.push(entry);
             }

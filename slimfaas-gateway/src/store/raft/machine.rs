@@ -9,6 +9,7 @@ use openraft::{AnyError, OptionalSend, RaftSnapshotBuilder, Snapshot, StorageIOE
 use redb::Database;
 
 use super::database::{StateImage, row};
+use super::logfile::LogFile;
 use super::shared::Shared;
 use super::types::{Answer, Entry, LogId, SnapshotMeta, StorageError, StoredMembership, Types};
 use super::wire;
@@ -20,6 +21,7 @@ use crate::store::snapshot::{Position, chunk_at, rows_of};
 #[derive(Clone)]
 pub(super) struct Machine {
     database: Arc<Database>,
+    file: Arc<LogFile>,
     disk: Arc<Disk>,
     shared: Arc<Shared>,
 }
@@ -42,17 +44,15 @@ impl fmt::Debug for Image {
 }
 
 impl Machine {
-    pub(super) fn new(database: Arc<Database>, disk: Arc<Disk>, shared: Arc<Shared>) -> Self {
-        Self { database, disk, shared }
+    pub(super) fn new(database: Arc<Database>, file: Arc<LogFile>, disk: Arc<Disk>, shared: Arc<Shared>) -> Self {
+        Self { database, file, disk, shared }
     }
 
     /// The state with everything in it that was applied so far.
     async fn image(&self) -> Result<Snapshot<Types>, StorageError> {
-        let applied = self.shared.applied().0.map(|applied| applied.index);
-        let mut visible = self.shared.visible.subscribe();
-        let seen = visible.wait_for(|visible| *visible >= applied).await;
-        seen.map_err(|closed| StorageIOError::read_state_machine(AnyError::new(&closed)))?;
-        image(&self.database).map_err(|error| {
+        let shown = self.disk.show(&self.shared).await;
+        shown.map_err(|error| StorageIOError::read_state_machine(AnyError::new(&error)))?;
+        image(&self.database, &self.file).map_err(|error| {
             self.shared.fail(&error);
             StorageIOError::read_state_machine(AnyError::new(&error)).into()
         })
@@ -88,8 +88,8 @@ pub(super) fn applied(state: &StateImage) -> tables::Result<(Option<LogId>, Stor
     Ok((applied, membership))
 }
 
-fn image(database: &Database) -> tables::Result<Snapshot<Types>> {
-    let state = StateImage::now(database)?;
+fn image(database: &Database, file: &Arc<LogFile>) -> tables::Result<Snapshot<Types>> {
+    let state = StateImage::now(database, file)?;
     let (last_log_id, last_membership) = applied(&state)?;
     let snapshot_id = last_log_id.map_or("empty".to_owned(), |last| {
         format!("{}-{:x}-{}", last.leader_id.term, last.leader_id.node_id, last.index)

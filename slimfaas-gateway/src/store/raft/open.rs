@@ -9,8 +9,10 @@ use redb::{Database, ReadableDatabase};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::database::{self, LOG, LogContents, OpenState, RAFT, StateImage, failed, put_raft, raft_row, row};
+use super::damage::Files;
+use super::database::{self, LogContents, OpenState, RAFT, StateImage, failed, put_raft, raft_row, row};
 use super::log::{Found, Log};
+use super::logfile::{LogFile, SLOT_BYTES};
 use super::machine::{self, Machine};
 use super::shared::{Shared, lock};
 use super::types::Entropy;
@@ -23,7 +25,10 @@ use crate::store::Effect;
 use crate::store::state::State;
 
 /// Version of the file's layout; `docs/storage-format.md` draws it.
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
+
+/// Of the log that is kept, this part is applied again at a start at most: one slot at least.
+const AHEAD: u64 = 32;
 
 pub(super) struct Opened {
     pub(super) log: Log,
@@ -31,6 +36,7 @@ pub(super) struct Opened {
     pub(super) shared: Arc<Shared>,
     pub(super) disk: Arc<Disk>,
     pub(super) database: Arc<Database>,
+    pub(super) file: Arc<LogFile>,
     /// Ends when nobody can ask it to write any more.
     pub(super) thread: Option<std::thread::JoinHandle<()>>,
     pub(super) task: JoinSet<()>,
@@ -53,16 +59,18 @@ pub enum DiskWriter {
 pub type DiskPace = Arc<dyn Fn() -> Duration + Send + Sync>;
 
 pub(super) fn open(
-    database: Arc<Database>,
+    files: Files,
     name: &str,
+    log_bytes: u64,
     writer: DiskWriter,
     effects: mpsc::UnboundedSender<Effect>,
     mark: Option<PathBuf>,
 ) -> Result<Opened> {
-    let (node, cluster) = prepare(&database, name)?;
-    let found = Found::read(&database)?;
+    let Files { database, file, last } = files;
+    let (node, cluster) = prepare(&database, &file, name)?;
+    let found = Found::read(&database, last)?;
     let generation = database::generation(&database.begin_read().map_err(failed)?)?;
-    let image = StateImage::now(&database)?;
+    let image = StateImage::now(&database, &file)?;
     let state = State::load(&image)?;
     let me = PeerRun { node, incarnation: Entropy.next_u64() };
     let shared = Arc::new(Shared::new(me, effects, mark));
@@ -76,7 +84,9 @@ pub(super) fn open(
     shared.next_due.send_replace(next_due_ms(&image)?);
     shared.reached(state.queue.clock_ms());
     *lock(&shared.applied) = applied;
-    let disk_writer = Writer::new(Arc::clone(&database), Arc::clone(&shared), state, generation, settled);
+    let contents = LogContents::settled_below(settled, Arc::clone(&file));
+    let ahead = (log_bytes / AHEAD).max(SLOT_BYTES);
+    let disk_writer = Writer::new(Arc::clone(&database), Arc::clone(&shared), state, generation, contents, ahead);
     let (mut thread, mut task) = (None, JoinSet::new());
     let disk = match writer {
         DiskWriter::Thread => {
@@ -88,16 +98,15 @@ pub(super) fn open(
         DiskWriter::Task(pace) => Disk::task(disk_writer, pace, &mut task),
     };
     let disk = Arc::new(disk);
-    let log = Log::new(Arc::clone(&database), Arc::clone(&disk), Arc::clone(&shared), node, found);
-    let machine = Machine::new(Arc::clone(&database), Arc::clone(&disk), Arc::clone(&shared));
-    Ok(Opened { log, machine, shared, disk, database, thread, task, node, cluster })
+    let log = Log::new(Arc::clone(&file), Arc::clone(&disk), Arc::clone(&shared), node, found);
+    let machine = Machine::new(Arc::clone(&database), Arc::clone(&file), Arc::clone(&disk), Arc::clone(&shared));
+    Ok(Opened { log, machine, shared, disk, database, file, thread, task, node, cluster })
 }
 
 /// Makes what a new file lacks, refuses a file of another version, and removes what an interrupted snapshot left.
-fn prepare(database: &Database, name: &str) -> Result<(u64, Option<u64>)> {
+fn prepare(database: &Database, file: &Arc<LogFile>, name: &str) -> Result<(u64, Option<u64>)> {
     let transaction = database.begin_write().map_err(failed)?;
     let (node, cluster) = {
-        transaction.open_table(LOG).map_err(failed)?;
         let mut raft = transaction.open_table(RAFT).map_err(failed)?;
         match raft_row(&raft, row::FORMAT)? {
             Some(format) if format[..] == [FORMAT] => {}
@@ -106,6 +115,7 @@ fn prepare(database: &Database, name: &str) -> Result<(u64, Option<u64>)> {
                 put_raft(&mut raft, row::FORMAT, &[FORMAT])?;
                 put_raft(&mut raft, row::GENERATION, &0_u64.to_be_bytes())?;
                 put_raft(&mut raft, row::NODE, &new_node(name).to_be_bytes())?;
+                put_raft(&mut raft, row::LOG, &file.kept().encode())?;
             }
         }
         let node = number(&raft, row::NODE)?.ok_or_else(|| damaged(row::NODE, "is missing"))?;
@@ -116,7 +126,7 @@ fn prepare(database: &Database, name: &str) -> Result<(u64, Option<u64>)> {
         number(&raft, row::GENERATION)?.ok_or_else(|| damaged(row::GENERATION, "is missing"))?
     };
     database::remove_others(&transaction, generation)?;
-    drop(OpenState::open(&transaction, generation, &LogContents::default())?);
+    drop(OpenState::open(&transaction, generation, &LogContents::settled_below(0, Arc::clone(file)))?);
     transaction.commit().map_err(failed)?;
     Ok((node, cluster))
 }

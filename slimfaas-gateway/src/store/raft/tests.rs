@@ -6,8 +6,9 @@ use super::log::Log;
 use super::machine::Machine;
 use super::open::{DiskWriter, Opened, open};
 use super::types::{Content, Entry, LogId, SnapshotMeta, StorageError, StoredMembership, Types};
-use super::writer::{Job, StoredEntry};
-use super::{database, wire};
+use super::damage;
+use super::database;
+use super::writer::Job;
 use crate::model::function::FunctionId;
 use crate::queue::command::{Command, Enqueue};
 use crate::queue::element::{ElementId, PeerRun, Place, Policy};
@@ -19,9 +20,9 @@ struct Fresh(DiskWriter);
 impl StoreBuilder<Types, Log, Machine, tempfile::TempDir> for Fresh {
     async fn build(&self) -> Result<(tempfile::TempDir, Log, Machine), StorageError> {
         let folder = tempfile::tempdir().unwrap();
-        let database = database::open(&folder.path().join("store.redb")).unwrap();
+        let files = damage::open(folder.path(), false).unwrap();
         let Opened { log, machine, .. } =
-            open(database, "a", self.0.clone(), mpsc::unbounded_channel().0, None).unwrap();
+            open(files, "a", 0, self.0.clone(), mpsc::unbounded_channel().0, None).unwrap();
         Ok((folder, log, machine))
     }
 }
@@ -48,9 +49,9 @@ fn entry(index: u64, from: PeerRun, commands: Vec<Command>) -> Entry {
 async fn the_log_is_there_until_the_state_that_replaces_it_is_installed() {
     cov_mark::check!(log_goes_with_the_installed_state);
     let folder = tempfile::tempdir().unwrap();
-    let database = database::open(&folder.path().join("store.redb")).unwrap();
+    let files = damage::open(folder.path(), false).unwrap();
     let (effects, mut told) = mpsc::unbounded_channel();
-    let Opened { disk, shared, .. } = open(database, "a", DiskWriter::Inline, effects, None).unwrap();
+    let Opened { disk, shared, .. } = open(files, "a", 0, DiskWriter::Inline, effects, None).unwrap();
     let (me, function) = (*shared.me.borrow(), FunctionId::new("demo", "f"));
     let enqueue = Enqueue {
         id: ElementId([1; 16]),
@@ -63,8 +64,7 @@ async fn the_log_is_there_until_the_state_that_replaces_it_is_installed() {
     let first = entry(1, me, vec![Command::PeerUp(me), Command::Enqueue(enqueue)]);
     let second = entry(2, me, vec![Command::Budget { function, slots: 1 }]);
     for entry in [&first, &second] {
-        let bytes = wire::encoded(64, |writer| wire::write_entry(writer, entry)).to_vec();
-        let entries = vec![StoredEntry { index: entry.log_id.index, bytes }];
+        let entries = vec![entry.clone()];
         disk.submit(Job::Append { entries, last: entry.log_id, flushed: None }).unwrap();
     }
     disk.ask(|done| Job::Apply { entries: vec![first], done }).await.unwrap();

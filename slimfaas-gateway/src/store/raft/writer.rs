@@ -1,8 +1,10 @@
-//! The one who writes to the disk. Jobs that wait while a transaction is being synced go into the next one together:
-//! one sync serves all of them, whether they append to the log, apply entries, or save a vote.
+//! The one who writes to the disk. Jobs that wait while it syncs are done together: one sync of the log's file serves
+//! all entries that were appended.
 //!
-//! Applying needs no sync of its own: what was applied is applied again after a crash, from entries that are in the
-//! log. But nobody learns of an applied entry, neither its proposer nor who is to deliver, before this node has the
+//! Applying needs no sync: what was applied is applied again after a crash, from entries that are in the log. So the
+//! database's transaction stays open, and is committed now and then for readers, and to the disk whenever the log needs
+//! further slots (`logfile.rs`), and for what is not in the log: votes, identities, another state. The log is always
+//! synced first, so that the state on the disk is never ahead of it. But nobody learns of an applied entry, neither its proposer nor who is to deliver, before this node has the
 //! entry durably: the leader counts itself among the majority while it is still writing (`log.rs` says why).
 
 mod apply;
@@ -13,36 +15,40 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use openraft::LogIdOptionExt;
+use openraft::{EntryPayload, LogIdOptionExt};
 use openraft::storage::LogFlushed;
 use redb::{Database, Durability, WriteTransaction};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use super::database::{self, LogContents, OpenState, failed, put_raft, row};
+use super::logfile::Frame;
 use super::open::DiskPace;
 use super::shared::{Shared, lock};
 use super::types::{Answer, Entry, LogId, SnapshotMeta, StoredMembership, Types, Vote};
 use super::wire;
-use crate::clock;
+use crate::clock::{self, Instant};
 use crate::queue::tables::{Reading, Result, Row, Table};
 use crate::store::Effect;
 use crate::store::state::{State, settle_requests};
 
-/// A log entry is stored in parts: redb rounds a large value's space up to a power of two, which wastes little with
-/// values just under one.
-pub(super) const PART_BYTES: usize = (64 << 10) - 256;
+/// Jobs of about so many bytes are done together, to bound their memory and the time until the first is done.
+const TOGETHER_BYTES: usize = 8 << 20;
 
-/// Jobs of about so many bytes go into one transaction, to bound its memory and the time until the first is done.
-const TRANSACTION_BYTES: usize = 8 << 20;
+/// What was applied becomes readable after this time, or when a reader asks ([`Disk::show`]). A commit costs about what
+/// it costs to apply a few entries, so there are not to be many.
+const READABLE_AFTER: Duration = Duration::from_millis(10);
 
-/// What was applied becomes readable with the next sync, or after this time without any.
-const READABLE_AFTER: Duration = Duration::from_millis(1);
+/// Of an entry in the log's file beyond [`wire::entry_size`], its frame included: the most.
+const ENTRY_OVERHEAD: u64 = 64;
+
+/// A membership with the names of more nodes than a cluster has.
+const MEMBERSHIP_BYTES: u64 = 64 << 10;
 
 /// Something to write. A dropped answer means that it was not written, or that nobody knows.
 pub(super) enum Job {
     Append {
-        entries: Vec<StoredEntry>,
+        entries: Vec<Entry>,
         last: LogId,
         flushed: Option<LogFlushed<Types>>,
     },
@@ -81,12 +87,10 @@ pub(super) enum Job {
         value: Bytes,
         done: oneshot::Sender<()>,
     },
-}
-
-/// An entry as it is stored.
-pub(super) struct StoredEntry {
-    pub(super) index: u64,
-    pub(super) bytes: Vec<u8>,
+    /// Makes what was applied readable.
+    Show {
+        done: oneshot::Sender<()>,
+    },
 }
 
 /// To the writer, as `DiskWriter` says.
@@ -137,6 +141,15 @@ impl Disk {
         self.submit(job(done))?;
         answer.await.map_err(|_dropped| Stopped)
     }
+
+    /// Waits until what was applied is readable.
+    pub(super) async fn show(&self, shared: &Shared) -> std::result::Result<(), Stopped> {
+        let applied = shared.applied().0.map(|applied| applied.index);
+        if applied <= *shared.visible.borrow() {
+            return Ok(());
+        }
+        self.ask(|done| Job::Show { done }).await
+    }
 }
 
 pub(super) struct Writer {
@@ -146,8 +159,14 @@ pub(super) struct Writer {
     /// Which set of state tables is the present one.
     generation: u64,
     log: LogContents,
-    /// What was applied since the last commit. It costs a commit less to have the next sync take it along.
+    /// What is to be appended to the log next.
+    frame: Frame,
+    /// The room that the log's file is to have at least.
+    ahead: u64,
+    /// What was changed in the database since the last commit.
     unfinished: Option<WriteTransaction>,
+    /// When it began.
+    began: Instant,
     /// The last entry in it.
     unreadable: Option<u64>,
     /// Rows of another state have come, and it is not installed yet.
@@ -167,6 +186,8 @@ struct After {
     applied: Vec<(oneshot::Sender<Vec<Answer>>, Vec<Answer>)>,
     effects: Vec<Effect>,
     durable: Option<Option<LogId>>,
+    /// The database is to be synced.
+    keeps: bool,
 }
 
 impl Writer {
@@ -175,15 +196,19 @@ impl Writer {
         shared: Arc<Shared>,
         state: State,
         generation: u64,
-        settled: u64,
+        log: LogContents,
+        ahead: u64,
     ) -> Self {
         let writer = Self {
             database,
             shared,
             state,
             generation,
-            log: LogContents::settled_below(settled),
+            log,
+            frame: Frame::default(),
+            ahead,
             unfinished: None,
+            began: clock::now(),
             unreadable: None,
             is_receiving: false,
             purge_later: None,
@@ -214,7 +239,7 @@ impl Writer {
         loop {
             let next = match &self.unfinished {
                 None => Ok(jobs.recv().await),
-                Some(_) => tokio::time::timeout(READABLE_AFTER, jobs.recv()).await,
+                Some(_) => tokio::time::timeout_at(self.began + READABLE_AFTER, jobs.recv()).await,
             };
             let jobs = match next {
                 Ok(Some(first)) => together(first, || jobs.try_recv().ok()),
@@ -236,14 +261,16 @@ impl Writer {
         if self.unfinished.is_none() {
             return jobs.recv().map(Some).map_err(|_gone| Stopped);
         }
-        match jobs.recv_timeout(READABLE_AFTER) {
+        let left = (self.began + READABLE_AFTER).saturating_duration_since(clock::now());
+        match jobs.recv_timeout(left) {
             Ok(job) => Ok(Some(job)),
             Err(mpsc::RecvTimeoutError::Timeout) if self.write(Vec::new()) => Ok(None),
             Err(_gone) => Err(Stopped),
         }
     }
 
-    /// Writes the jobs in one transaction; none: ends the present one. False: the writer has failed, now or before, and does nothing any more.
+    /// Does the jobs; none: ends the present transaction. False: the writer has failed, now or before, and does nothing
+    /// any more.
     fn write(&mut self, jobs: Vec<Job>) -> bool {
         if self.has_failed {
             return false;
@@ -261,36 +288,96 @@ impl Writer {
     }
 
     fn write_all(&mut self, jobs: Vec<Job>) -> Result<()> {
-        let syncs = jobs.iter().any(Job::needs_sync);
-        let only_applies = !jobs.is_empty() && jobs.iter().all(|job| matches!(job, Job::Apply { .. }));
-        let transaction = match self.unfinished.take() {
-            Some(transaction) => transaction,
-            None => self.database.begin_write().map_err(failed)?,
-        };
+        let room = jobs.iter().map(Job::room).sum();
+        if self.log.file.room() < room {
+            self.make_room(room)?;
+        }
+        let shows = jobs.is_empty() || jobs.iter().any(|job| matches!(job, Job::Show { .. }));
         let mut after = After::default();
         for group in grouped(jobs) {
             match group {
-                Group::Applies(applies) => self.apply(&transaction, applies, &mut after)?,
-                Group::One(job) => self.write_one(&transaction, job, &mut after)?,
+                Group::One(Job::Append { entries, last, flushed }) => {
+                    self.append(&entries)?;
+                    after.flushed.extend(flushed);
+                    after.durable = Some(Some(last));
+                }
+                Group::One(Job::Truncate { from, last, done }) => {
+                    self.frame.cut(from);
+                    after.durable = Some(last);
+                    after.done.push(done);
+                }
+                group => self.change(group, &mut after)?,
             }
         }
-        if only_applies && self.waits {
-            self.unfinished = Some(transaction);
-        } else {
-            self.commit(transaction, syncs)?;
+        self.log.file.write(&mut self.frame)?;
+        self.sync()?;
+        if after.keeps || shows || !self.waits || self.is_overdue() {
+            self.commit(after.keeps)?;
         }
         self.tell(after);
+        if self.log.file.room() < self.ahead {
+            self.make_room(0)?;
+        }
         Ok(())
     }
 
-    fn commit(&mut self, mut transaction: WriteTransaction, syncs: bool) -> Result<()> {
-        if !syncs {
-            transaction.set_durability(Durability::None).map_err(failed)?;
+    /// Does what changes the database.
+    fn change(&mut self, group: Group, after: &mut After) -> Result<()> {
+        // What is done may read the log.
+        self.log.file.write(&mut self.frame)?;
+        let transaction = match self.unfinished.take() {
+            Some(transaction) => transaction,
+            None => self.begin()?,
+        };
+        match group {
+            Group::Applies(applies) => self.apply(&transaction, applies, after)?,
+            Group::One(job) => self.write_one(&transaction, job, after)?,
+        }
+        self.unfinished = Some(transaction);
+        Ok(())
+    }
+
+    fn begin(&mut self) -> Result<WriteTransaction> {
+        self.began = clock::now();
+        self.database.begin_write().map_err(failed)
+    }
+
+    fn is_overdue(&self) -> bool {
+        self.unfinished.is_some() && clock::now() >= self.began + READABLE_AFTER
+    }
+
+    /// Has the log's file synced, if it has changed.
+    fn sync(&self) -> Result<()> {
+        if self.log.file.is_synced() {
+            return Ok(());
         }
         let began = clock::now();
+        self.log.file.sync()?;
+        self.shared.counters.synced(clock::now().saturating_duration_since(began));
+        Ok(())
+    }
+
+    /// Adds slots to the log's file. The database has to know them before anything is in them.
+    fn make_room(&mut self, room: u64) -> Result<()> {
+        // As much again, so that this is not needed again soon.
+        self.log.file.grow(room + 2 * self.ahead)?;
+        if self.unfinished.is_none() {
+            self.unfinished = Some(self.begin()?);
+        }
+        self.commit(true)
+    }
+
+    /// Everything in the log's file must be synced.
+    fn commit(&mut self, keeps: bool) -> Result<()> {
+        let Some(mut transaction) = self.unfinished.take() else { return Ok(()) };
+        if keeps {
+            put_raft(&mut raft_table(&transaction)?, row::LOG, &self.log.file.kept().encode())?;
+        } else {
+            transaction.set_durability(Durability::None).map_err(failed)?;
+        }
         transaction.commit().map_err(failed)?;
-        if syncs {
-            self.shared.counters.synced(clock::now().saturating_duration_since(began));
+        if keeps {
+            self.log.file.release();
         }
         if let Some(readable) = self.unreadable.take() {
             self.shared.visible.send_replace(Some(readable));
@@ -300,20 +387,10 @@ impl Writer {
 
     fn write_one(&mut self, transaction: &WriteTransaction, job: Job, after: &mut After) -> Result<()> {
         match job {
-            Job::Append { entries, last, flushed } => {
-                self.append(transaction, &entries)?;
-                after.flushed.extend(flushed);
-                after.durable = Some(Some(last));
-            }
             Job::SaveVote { vote, done } => {
                 let row = wire::encoded(24, |writer| wire::write_vote(writer, &vote));
                 put_raft(&mut raft_table(transaction)?, row::VOTE, &row)?;
-                after.done.push(done);
-            }
-            Job::Truncate { from, last, done } => {
-                let mut log = transaction.open_table(database::LOG).map_err(failed)?;
-                log.retain_in::<&[u8], _>(&part_key(from, 0)[..].., |_, _| false).map_err(failed)?;
-                after.durable = Some(last);
+                after.keeps = true;
                 after.done.push(done);
             }
             // openraft has the log's front removed as soon as it has asked for the installation of a state. Until that
@@ -328,6 +405,7 @@ impl Writer {
             }
             Job::SaveRow { name, value, done } => {
                 put_raft(&mut raft_table(transaction)?, name, &value)?;
+                after.keeps = true;
                 after.done.push(done);
             }
             Job::Receive { rows, fresh, done } => {
@@ -336,34 +414,38 @@ impl Writer {
             }
             Job::Install { meta, done } => {
                 self.install(transaction, &meta, after)?;
+                after.keeps = true;
                 after.done.push(done);
             }
             Job::Apply { entries, done } => self.apply(transaction, vec![(entries, done)], after)?,
+            Job::Show { done } => after.done.push(done),
+            Job::Append { .. } | Job::Truncate { .. } => unreachable!("they do not concern the database"),
         }
         Ok(())
     }
 
-    fn append(&self, transaction: &WriteTransaction, entries: &[StoredEntry]) -> Result<()> {
-        let mut log = transaction.open_table(database::LOG).map_err(failed)?;
+    fn append(&mut self, entries: &[Entry]) -> Result<()> {
         for entry in entries {
-            for (part, bytes) in entry.bytes.chunks(PART_BYTES).enumerate() {
-                let part = u32::try_from(part).unwrap_or(u32::MAX);
-                database::put(&mut log, database::LOG_SUM, &part_key(entry.index, part), bytes)?;
+            self.frame.entry(entry);
+            if self.frame.is_full() {
+                self.log.file.write(&mut self.frame)?;
             }
-            self.shared.wrote(entry.index, entry.bytes.len() as u64);
+            self.shared.wrote(entry.log_id.index, wire::entry_size(entry) as u64);
         }
         Ok(())
     }
 
+    /// The entries are gone once the database says so on the disk, with whatever has it synced next: to have them again
+    /// after a crash costs nothing.
     fn purge(&mut self, transaction: &WriteTransaction, upto: &LogId, after: &mut After) -> Result<()> {
         self.settle(transaction, upto.index.saturating_add(1))?;
-        let mut log = transaction.open_table(database::LOG).map_err(failed)?;
-        let end = part_key(upto.index.saturating_add(1), 0);
-        log.retain_in::<&[u8], _>(..&end[..], |_, _| false).map_err(failed)?;
         let row = wire::encoded(24, |writer| wire::write_log_id(writer, upto));
         put_raft(&mut raft_table(transaction)?, row::PURGED, &row)?;
+        self.log.file.purge(upto.index);
         if self.shared.durable.borrow().is_none_or(|durable| durable.index < upto.index) {
             after.durable = Some(Some(*upto));
+            // What is appended next does not follow what was there.
+            after.keeps = true;
         }
         Ok(())
     }
@@ -412,24 +494,38 @@ impl Writer {
 impl Job {
     fn needs_sync(&self) -> bool {
         // Received rows matter only once they are installed.
-        !matches!(self, Self::Apply { .. } | Self::Receive { .. })
+        !matches!(self, Self::Apply { .. } | Self::Receive { .. } | Self::Show { .. } | Self::Purge { .. })
+    }
+
+    /// What it takes in the log's file at most.
+    fn room(&self) -> u64 {
+        match self {
+            Self::Append { entries, .. } => entries.iter().map(room_of).sum(),
+            _ => ENTRY_OVERHEAD,
+        }
     }
 
     fn size(&self) -> usize {
         match self {
-            Self::Append { entries, .. } => entries.iter().map(|entry| entry.bytes.len()).sum(),
-            Self::Apply { entries, .. } => entries.iter().map(wire::entry_size).sum(),
+            Self::Append { entries, .. } | Self::Apply { entries, .. } => entries.iter().map(wire::entry_size).sum(),
             Self::Receive { rows, .. } => rows.iter().map(|(_, (key, value))| key.len() + value.len()).sum(),
             _ => 256,
         }
     }
 }
 
-/// What goes into one transaction.
+fn room_of(entry: &Entry) -> u64 {
+    match entry.payload {
+        EntryPayload::Membership(_) => MEMBERSHIP_BYTES,
+        _ => wire::entry_size(entry) as u64 + ENTRY_OVERHEAD,
+    }
+}
+
+/// What is done together.
 fn together(first: Job, mut next: impl FnMut() -> Option<Job>) -> Vec<Job> {
     let mut size = first.size();
     let mut together = vec![first];
-    while size < TRANSACTION_BYTES {
+    while size < TOGETHER_BYTES {
         let Some(job) = next() else { break };
         size += job.size();
         together.push(job);
@@ -455,13 +551,6 @@ fn grouped(jobs: Vec<Job>) -> Vec<Group> {
         }
     }
     groups
-}
-
-pub(super) fn part_key(index: u64, part: u32) -> [u8; 12] {
-    let mut key = [0; 12];
-    key[..8].copy_from_slice(&index.to_be_bytes());
-    key[8..].copy_from_slice(&part.to_be_bytes());
-    key
 }
 
 fn raft_table(transaction: &WriteTransaction) -> Result<redb::Table<'_, &'static [u8], &'static [u8]>> {

@@ -9,7 +9,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 
 use super::cluster::{Net, Port, WAIT, budget, enqueue, function, id};
-use super::disk::{Luck, PowerDisk};
+use super::disk::{Half, Luck, PowerDisk};
 use crate::queue::command::{Command, Reply};
 use crate::queue::element::{End, Phase};
 use crate::store::{DiskWriter, Effects, Options, Store};
@@ -26,7 +26,7 @@ pub(super) async fn start(disk: &PowerDisk, writer: DiskWriter) -> Result<Alone,
     let options = Options {
         name: "a".into(),
         folder: std::path::PathBuf::new(),
-        backend: Some(Box::new(disk.clone())),
+        backend: Some(disk.backend()),
         writer,
         transport: Arc::new(Port { net: Arc::new(Net::default()), at }),
         peers: watch::Sender::new(Arc::new([]) as _).subscribe(),
@@ -122,7 +122,7 @@ async fn nothing_acknowledged_is_lost_at_any_sync_of_a_thread() {
 async fn lose_power_at_every_sync(writer: DiskWriter) -> usize {
     // A new file gets its name when it is whole, so the power goes later.
     let new = PowerDisk::default();
-    crate::store::raft::tests::make(new.clone());
+    crate::store::raft::tests::make(new.database());
     let whole = new.after_power_failure(Luck::Everything);
     let mut told = Acknowledged::default();
     run(&mut start(&whole, writer.clone()).await.unwrap(), &mut told).await;
@@ -137,7 +137,8 @@ async fn lose_power_at_every_sync(writer: DiskWriter) -> usize {
             run(&mut node, &mut told).await;
         }
         steps.insert((told.stored.len(), told.done.len()));
-        for luck in [Luck::Nothing, Luck::Everything, Luck::Some(0), Luck::Some(1), Luck::Some(2)] {
+        let parts = [Luck::Some(0), Luck::Some(1), Luck::Some(2), Luck::Torn(Half::First), Luck::Torn(Half::Second)];
+        for luck in [Luck::Nothing, Luck::Everything].into_iter().chain(parts) {
             let found = disk.after_power_failure(luck);
             check(&found, &told, &format!("power lost at sync {sync} of {syncs}, {luck:?} of the rest written")).await;
         }

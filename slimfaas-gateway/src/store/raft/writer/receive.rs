@@ -1,6 +1,8 @@
 //! Replaces the state by one that a peer sent. It arrives in tables beside the present ones; installing it is one
 //! transaction, before and after which a crash finds a whole state.
 
+use std::sync::Arc;
+
 use redb::WriteTransaction;
 
 use super::{After, Writer, put_applied, put_membership, raft_table};
@@ -45,7 +47,7 @@ impl Writer {
         put_membership(&mut tables, &meta.last_membership)?;
         drop(tables);
         self.unreadable = meta.last_log_id.map(|last| last.index).or(self.unreadable);
-        self.log = LogContents::settled_below(settled);
+        self.log = LogContents::settled_below(settled, Arc::clone(&self.log.file));
         remove_others(transaction, generation)?;
         put_raft(&mut raft_table(transaction)?, row::GENERATION, &generation.to_be_bytes())?;
         self.generation = generation;

@@ -1,5 +1,5 @@
 mod cluster;
-mod disk;
+pub(crate) mod disk;
 mod many;
 mod one;
 mod power;

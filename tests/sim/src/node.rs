@@ -89,7 +89,7 @@ impl Node {
         let options = Options {
             name: Arc::clone(&name),
             folder: std::path::PathBuf::new(),
-            backend: Some(Box::new(disk.clone())),
+            backend: Some(disk.backend()),
             writer: DiskWriter::Task(Arc::new(pace)),
             transport: Arc::new(port),
             peers: peers.subscribe(),

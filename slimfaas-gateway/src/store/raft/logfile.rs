@@ -314,11 +314,12 @@ impl Inner {
         }
     }
 
-    /// The frame that has this entry, or else the first one that has any behind it, and the first entry of the frame
-    /// after that.
+    /// The frame that has this entry, or else the first one that has any behind it, and the first index that it does not
+    /// have, or has no longer.
     fn frame_of(&self, index: u64) -> (Option<(u64, u64)>, u64) {
         let next = self.frames.partition_point(|(first, _)| *first <= index).max(1);
-        (self.frames.get(next - 1).copied(), self.frames.get(next).map_or(u64::MAX, |(first, _)| *first))
+        let end = self.last.map_or(0, |last| last + 1);
+        (self.frames.get(next - 1).copied(), self.frames.get(next).map_or(end, |(first, _)| *first))
     }
 }
 

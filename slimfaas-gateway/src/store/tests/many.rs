@@ -217,25 +217,28 @@ async fn one_flipped_bit_is_detected_and_repaired_from_the_peers() {
     }
     cluster.store("c").catch_up(WAIT).await.unwrap();
     cluster.kill("c").await;
-    let file = cluster.folder.path().join("c/store.redb");
-    flip_bit(&file, &40_u64.to_be_bytes().repeat(128)).await;
+    let folder = cluster.folder.path().join("c");
+    flip_bit(&folder, &40_u64.to_be_bytes().repeat(128)).await;
     cluster.start("c").await;
     cluster.until_voters(3).await;
     let store = cluster.store("c");
     store.catch_up(WAIT).await.unwrap();
     assert_eq!(store.request(id(40)).unwrap().unwrap(), 40_u64.to_be_bytes().repeat(128));
-    assert!(file.with_extension("redb.damaged").try_exists().unwrap(), "the damaged file is kept for people");
+    for kept in ["store.redb.damaged", "store.log.damaged"] {
+        assert!(folder.join(kept).try_exists().unwrap(), "damaged files are kept for people: {kept}");
+    }
 }
 
-/// In the file of a node that was killed, once it is closed.
-async fn flip_bit(file: &std::path::Path, within: &[u8]) {
+/// In the log of a node that was killed, once its files are closed.
+async fn flip_bit(folder: &std::path::Path, within: &[u8]) {
     let closed = async {
-        while !crate::store::raft::tests::is_closed(file) {
+        while !crate::store::raft::tests::is_closed(&folder.join("store.redb")) {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
     tokio::time::timeout(WAIT, closed).await.unwrap();
-    let mut bytes = std::fs::read(file).unwrap();
+    let file = folder.join("store.log");
+    let mut bytes = std::fs::read(&file).unwrap();
     let at = bytes.windows(within.len()).position(|window| window == within).expect("it is stored");
     bytes[at] ^= 1;
     std::fs::write(file, bytes).unwrap();

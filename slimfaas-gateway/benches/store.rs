@@ -258,7 +258,8 @@ async fn million(folder: &Path) -> Result<()> {
     }
     let (rate, times) = load(&cluster.stores, 1, Duration::from_secs(3), &next).await?;
     line(&mut out, "one caller at the end", Some(rate), &times)?;
-    let size = std::fs::metadata(folder.join("million/node-1/store.redb"))?.len() >> 20;
+    let size = |file: &str| std::fs::metadata(folder.join("million/node-1").join(file)).map(|file| file.len());
+    let size = (size("store.redb")? + size("store.log")?) >> 20;
     writeln!(out, "\nfile: {size} MiB; resident: {} MiB", resident()?)?;
     let began = clock::now();
     let function = FunctionId::new("default", "fibonacci");

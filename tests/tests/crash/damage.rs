@@ -21,13 +21,13 @@ fn a_flipped_bit_is_found_named_and_repaired() -> Result<()> {
     let node = (leader + 1) % NODES;
     scenario.kill(node)?;
     let folder = scenario.cluster.nodes[node].folder.clone();
-    let file = folder.join("store.redb");
+    let file = folder.join("store.log");
     let needle = a_stored_request(&scenario)?;
     let places = places(&file, needle.as_bytes())?;
     ensure!(!places.is_empty(), "the node's file does not hold {needle}");
     let aside = folder.join("store.redb.damaged");
     let mut found = false;
-    // A page that redb has written anew elsewhere is no part of the file any more, and its content is nobody's.
+    // A slot that is used again may hold what was in the log before, and that is nobody's.
     for place in &places {
         flip(&file, *place)?;
         scenario.start_again(node)?;

@@ -155,7 +155,9 @@ impl Scenario {
         checker::check(self.name, &file, &self.folder)?;
         for node in &mut self.cluster.nodes {
             // They are of no use any more, and large. What does not let itself be removed is a mount, and ends later.
-            let _kept = std::fs::remove_file(node.folder.join("store.redb"));
+            for file in ["store.redb", "store.log"] {
+                let _kept = std::fs::remove_file(node.folder.join(file));
+            }
         }
         Ok(summary)
     }

@@ -2,12 +2,12 @@ use openraft::testing::{StoreBuilder, Suite};
 use openraft::{CommittedLeaderId, EntryPayload};
 use tokio::sync::mpsc;
 
+use super::damage;
+use super::database;
 use super::log::Log;
 use super::machine::Machine;
 use super::open::{DiskWriter, Opened, open};
 use super::types::{Content, Entry, LogId, SnapshotMeta, StorageError, StoredMembership, Types};
-use super::damage;
-use super::database;
 use super::writer::Job;
 use crate::model::function::FunctionId;
 use crate::queue::command::{Command, Enqueue};

@@ -78,9 +78,7 @@ impl Change {
         match (self, half) {
             (Self::Length(_), _) => self.clone(),
             (Self::Bytes(at, data), Half::First) => Self::Bytes(*at, data[..data.len() / 2].to_vec()),
-            (Self::Bytes(at, data), Half::Second) => {
-                Self::Bytes(at + data.len() / 2, data[data.len() / 2..].to_vec())
-            }
+            (Self::Bytes(at, data), Half::Second) => Self::Bytes(at + data.len() / 2, data[data.len() / 2..].to_vec()),
         }
     }
 }

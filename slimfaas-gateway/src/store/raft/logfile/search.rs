@@ -32,7 +32,7 @@ impl LogFile {
                 }
             }
             at = head.end();
-            (inner.end, inner.synced) = (at, at);
+            inner.end = at;
         }
         if at < synced {
             return Err(self.damaged(purged, CHANGED));
@@ -42,6 +42,8 @@ impl LogFile {
             Behind::Unfinished => self.wipe(at)?,
             Behind::Synced => return Err(self.damaged(purged, CHANGED)),
         }
+        // What a process wrote that was killed before it synced is there, and need not be on the disk.
+        self.sync()?;
         let last = lock(&self.inner).last.filter(|last| Some(*last) > purged);
         let Some(last) = last else { return Ok(None) };
         let (found, _) = self.pin().entries(last, last + 1, usize::MAX)?;
@@ -89,7 +91,7 @@ impl LogFile {
             let length = usize::try_from(until - at).unwrap_or(usize::MAX).min(zeros.len());
             self.write_at(at, &zeros[..length]).map_err(failed)?;
         }
-        self.sync()
+        Ok(())
     }
 }
 

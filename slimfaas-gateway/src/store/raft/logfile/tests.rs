@@ -134,6 +134,18 @@ fn unfinished_writes_leave_nothing() {
 }
 
 #[test]
+fn what_a_killed_process_wrote_is_on_the_disk_before_it_counts() {
+    let disk = PowerDisk::default();
+    let (file, _) = open(&disk, None);
+    file.grow(SLOT_BYTES).unwrap();
+    file.sync().unwrap();
+    append(&file, &[entry(1, 0, 100)]);
+    assert_eq!(open(&disk, Some(file.kept())).1, Some(0));
+    let disk = disk.after_power_failure(Luck::Nothing);
+    assert_eq!(open(&disk, Some(file.kept())).1, Some(0));
+}
+
+#[test]
 fn any_bit_that_changes_before_the_last_sync_is_found_and_its_entry_is_named() {
     let disk = PowerDisk::default();
     let (file, _) = open(&disk, None);

@@ -3,7 +3,8 @@
 use openraft::{EntryPayload, LogIdOptionExt};
 use redb::WriteTransaction;
 
-use super::{After, Apply, Writer, put_applied, put_membership};
+use super::job::Apply;
+use super::{After, Writer, put_applied, put_membership};
 use crate::queue::command;
 use crate::queue::plan::{self, next_due_ms};
 use crate::queue::tables::{Reading, Result};

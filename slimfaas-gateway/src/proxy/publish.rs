@@ -8,6 +8,7 @@ mod report;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use http::{HeaderMap, Response, header, request};
 use hyper::body::Incoming;
@@ -23,7 +24,7 @@ use crate::events::prefer::Preferences;
 use crate::events::spool::{Payload, Spool, SpoolError, SpoolLimits};
 use crate::model::caller::Caller;
 use crate::model::function::FunctionId;
-use crate::model::spec::UpstreamProtocol;
+use crate::model::spec::{FunctionSpec, UpstreamProtocol};
 use crate::model::visibility::Visibility;
 use crate::proxy::body::{Body, BodyLimits, RequestBody};
 use crate::proxy::caller::Connection;
@@ -47,7 +48,6 @@ pub struct Events {
     spool: Spool,
     external: Vec<External>,
     own_namespace: Arc<str>,
-    at_once_max: usize,
     at_once: Arc<Semaphore>,
     sending: Semaphore,
     checking: Semaphore,
@@ -90,14 +90,12 @@ impl Events {
                 tracing::warn!(%error, %folder, "larger events will be refused: set SlimFaas__Store__Directory");
             }
         }
-        let at_once_max = config.events.at_once.min(Semaphore::MAX_PERMITS);
         Ok(Self {
             stats: Arc::new(EventStats::new(spool.used())),
             spool,
             external: config.event_targets.iter().map(External::new).collect(),
             own_namespace: config.namespace.as_str().into(),
-            at_once_max,
-            at_once: Arc::new(Semaphore::new(at_once_max)),
+            at_once: Arc::new(Semaphore::new(config.events.at_once.min(Semaphore::MAX_PERMITS))),
             sending: Semaphore::new(config.events.deliveries.min(Semaphore::MAX_PERMITS)),
             checking: Semaphore::new(CHECKS_AT_ONCE),
             structured_bytes: config.events.structured_bytes,
@@ -113,8 +111,7 @@ impl Events {
         let permit = Arc::clone(&self.at_once).try_acquire_owned();
         let Ok(permit) = permit else { return Err(Rejection::EventsFull { limit: "events at once" }) };
         let stats = Arc::clone(&self.stats);
-        stats.publishing.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        debug_assert!(self.at_once.available_permits() < self.at_once_max, "one is ours");
+        stats.publishing.fetch_add(1, Ordering::Relaxed);
         Ok(Publishing { stats, _permit: permit })
     }
 
@@ -139,7 +136,7 @@ impl Events {
     /// External addresses are nobody's function: as if they were one of the gateway's namespace that excludes nobody.
     fn is_of_own_namespace(&self, caller: &Caller) -> bool {
         let id = FunctionId { namespace: Arc::clone(&self.own_namespace), name: Arc::from("") };
-        visibility::is_internal(caller, &id, &crate::model::spec::FunctionSpec::default())
+        visibility::is_internal(caller, &id, &FunctionSpec::default())
     }
 }
 
@@ -161,7 +158,7 @@ struct Publishing {
 
 impl Drop for Publishing {
     fn drop(&mut self) {
-        self.stats.publishing.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+        self.stats.publishing.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

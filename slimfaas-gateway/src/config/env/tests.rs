@@ -75,7 +75,7 @@ fn the_defaults() {
             deliveries: 1024,
             body_bytes: 500 << 20,
             memory_bytes: 65_536,
-            file_bytes: 2 << 30,
+            file_bytes: 1 << 30,
             structured_bytes: 16 << 20,
         },
         event_targets: vec![],

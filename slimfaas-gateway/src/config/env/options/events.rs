@@ -57,8 +57,8 @@ pub(super) const OPTIONS: &[Opt] = &[
     Opt {
         name: "SlimFaas__Events__FileBytes",
         old: &[],
-        default: "2GiB",
-        doc: "All these files together; over it publishers get 429. `SlimFaas__Queue__DiskReserveBytes` holds too: \
+        default: "1GiB",
+        doc: "All these files together; over it publishers get 429. Half of the volume that the manifests ask for. `SlimFaas__Queue__DiskReserveBytes` holds too: \
               below it they get 507.",
         is_list: false,
         reads: Reads::Bytes(0..=1024 * TIB, |draft, n| draft.config.events.file_bytes = n),

@@ -17,6 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use self::delivery::{Event, Target};
 use self::report::Report;
 use super::{body_limits, declared_length};
+use crate::clock;
 use crate::config::{Config, EventTarget};
 use crate::events::cloud_event::{self, Found, Mode, NotAnEvent};
 use crate::events::name;
@@ -222,7 +223,7 @@ async fn publish(
     let preferences = Preferences::of(&head.headers);
     upstream::prepare_copy(&mut head, call.path_offset, connection);
     let counts = events.stats.published(&name);
-    let event = Rc::new(Event { head, payload, counts, _publishing: publishing });
+    let event = Rc::new(Event { head, payload, began: clock::now(), counts, _publishing: publishing });
     let mut reports = fan_out(connection, &event, subscribers);
     drop(event);
     Ok(report::answer(&name, preferences, &mut reports).await)

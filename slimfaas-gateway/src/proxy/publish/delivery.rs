@@ -27,6 +27,8 @@ pub(super) struct Event {
     /// As targets get it.
     pub(super) head: request::Parts,
     pub(super) payload: Payload,
+    /// When its body was whole.
+    pub(super) began: Instant,
     pub(super) counts: Arc<EventCounts>,
     pub(super) _publishing: Publishing,
 }
@@ -75,7 +77,6 @@ pub(super) fn start(
         let stats = core.gateway.events.stats();
         stats.delivering.fetch_add(1, Ordering::Relaxed);
         let mut report = Report::begin(&target);
-        let started = clock::now();
         let further = drain.clone();
         let delivery = deliver(&core, &event, target, &mut report, &reports, &further);
         let outcome = tokio::select! {
@@ -86,7 +87,7 @@ pub(super) fn start(
         stats.delivering.fetch_sub(1, Ordering::Relaxed);
         // `None`: others go on with it.
         let Some(outcome) = outcome else { return };
-        let took = started.elapsed();
+        let took = event.began.elapsed();
         stats.deliveries.record(took);
         event.counts.count(outcome);
         report.end(outcome, took);

@@ -115,6 +115,29 @@ fn a_cloud_event_wakes_a_function_from_zero() -> Result<()> {
     Ok(())
 }
 
+/// Every event that came while the function slept is delivered once it runs, by its own replicas.
+#[test]
+fn events_to_a_sleeping_function_wait_for_it() -> Result<()> {
+    const EVENTS: u64 = 20;
+    let gateway = start()?;
+    for _ in 0..EVENTS {
+        let left = publish(&gateway, "/publish-event/com.example.wake/hello/you", "Prefer: respond-async\r\n", b"")?;
+        assert_eq!(left.status, 202);
+    }
+    let ended = |outcome: &str| {
+        let labels = [r#"event="com.example.wake""#, &format!("outcome=\"{outcome}\"")];
+        gateway.metric("slimfaas_event_deliveries_total", &labels)
+    };
+    eventually("no event is under way", LIMIT, || {
+        Ok((gateway.metric("slimfaas_events_in_progress", &[])? == 0).then_some(()))
+    })?;
+    // Each to one replica at least, and to both if both ran by then; `dormant` got none.
+    let delivered = ended("delivered")?;
+    assert!((EVENTS..=2 * EVENTS).contains(&delivered), "{delivered}");
+    assert_eq!((ended("asleep")?, ended("not-woken")?, ended("overloaded")?), (EVENTS, 0, 0));
+    Ok(())
+}
+
 #[test]
 fn the_command_line_publishes() -> Result<()> {
     let (gateway, scratch) = (start()?, Scratch::new("publish")?);

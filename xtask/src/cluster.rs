@@ -37,6 +37,8 @@ use state::State;
 
 /// For a stopped part to finish what it does.
 const GRACE: Duration = Duration::from_secs(10);
+/// Some tests ask for two: what goes from one node to another is another way through the kernel.
+const TEST_NODES: u8 = 2;
 /// The cluster to use, as every client of Kubernetes reads it.
 const KUBECONFIG: &str = "KUBECONFIG";
 
@@ -174,6 +176,10 @@ pub(crate) struct TestCluster {
     pub(crate) api_server: Option<u32>,
     /// Who asked it for what, where it is ours.
     pub(crate) audit_log: Option<PathBuf>,
+    /// The control group of all its processes, where it is ours.
+    pub(crate) cgroup: Option<PathBuf>,
+    /// Why its nodes have no image of the agent, where it is ours.
+    pub(crate) no_agent: Option<String>,
     /// The cluster that we started, and nobody else.
     started: Option<State>,
 }
@@ -186,19 +192,36 @@ impl TestCluster {
         let state = State::at(&test::target_folder(&repository()))?;
         let named = named_kubeconfig();
         if let Some(kubeconfig) = named.filter(|named| *named != state.kubeconfig()) {
-            return Ok(Self { kubeconfig, kubectl, helm, api_server: None, audit_log: None, started: None });
+            return Ok(Self {
+                kubeconfig,
+                kubectl,
+                helm,
+                api_server: None,
+                audit_log: None,
+                cgroup: None,
+                no_agent: None,
+                started: None,
+            });
         }
         // Said before minutes of building.
         lifecycle::check_owner(&state)?;
-        let images = image::build_workloads()?;
+        let (images, no_agent) = image::build_workloads()?;
         let runs = lifecycle::running()?.is_some_and(|record| record.owner == state.folder());
         let started = if runs { None } else { Some(state.clone()) };
         if started.is_some() {
-            up(&state, 1)?;
+            up(&state, TEST_NODES)?;
         }
         // Made before what may fail, so that it is taken down then too.
-        let audit_log = Some(control_plane::audit_log(&state));
-        let mut cluster = Self { kubeconfig: state.kubeconfig(), kubectl, helm, api_server: None, audit_log, started };
+        let mut cluster = Self {
+            kubeconfig: state.kubeconfig(),
+            kubectl,
+            helm,
+            api_server: None,
+            audit_log: Some(control_plane::audit_log(&state)),
+            cgroup: Some(cgroups::tracking_group()?),
+            no_agent,
+            started,
+        };
         cluster.api_server = Some(processes::find(&state, control_plane::API_SERVER)?.id);
         load_images(&state, &images)?;
         Ok(cluster)

@@ -45,6 +45,7 @@ pub(crate) enum Name {
 impl Name {
     /// What runs on a cluster; the pause image is loaded by `cluster up`.
     const WORKLOADS: &[Self] = &[Self::Gateway, Self::Example];
+    const WORKLOADS_AND_AGENT: &[Self] = &[Self::Gateway, Self::Example, Self::Agent];
 
     fn reference(self) -> &'static str {
         match self {
@@ -75,9 +76,11 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     build(names).map(|_| ())
 }
 
-/// The images of what runs on a cluster.
-pub(crate) fn build_workloads() -> Result<Vec<PathBuf>> {
-    build(Name::WORKLOADS)
+/// The images of what runs on a cluster; without the agent's where its kernel programs cannot be built, and why not.
+pub(crate) fn build_workloads() -> Result<(Vec<PathBuf>, Option<String>)> {
+    let lack = ebpf::build().err().map(|error| format!("{error:#}"));
+    let names = if lack.is_none() { Name::WORKLOADS_AND_AGENT } else { Name::WORKLOADS };
+    Ok((build(names)?, lack))
 }
 
 pub(crate) fn build_pause() -> Result<PathBuf> {
@@ -146,7 +149,7 @@ impl Programs {
     fn build(with_agent: bool) -> Result<Self> {
         let root = repository();
         let gateway = test::gateway_binary(&root)?;
-        let agent = with_agent.then(|| test::release_binary(&root, "slimfaas-agent")).transpose()?;
+        let agent = with_agent.then(|| test::agent_binary(&root)).transpose()?;
         let object = with_agent.then(ebpf::build).transpose()?;
         let programs: Vec<PathBuf> = [gateway.clone()].into_iter().chain(agent.clone()).collect();
         let base = base::layer(&programs)?;

@@ -27,6 +27,10 @@ const KERNEL: &str = "kernel";
 const NO_PROGRAMS: &str = "SLIMFAAS_NO_PROGRAMS";
 /// Tells that suite why there is no cluster.
 const NO_CLUSTER: &str = "SLIMFAAS_NO_CLUSTER";
+/// Tells that suite why its nodes do not have the agent's image.
+const NO_AGENT: &str = "SLIMFAAS_NO_AGENT";
+/// Tells that suite which control group holds all processes of the cluster, where the cluster is on this machine.
+const CLUSTER_CGROUP: &str = "SLIMFAAS_CLUSTER_CGROUP";
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -82,6 +86,12 @@ fn on_a_cluster(command: &mut Command) -> Result<Tally> {
     }
     if let Some(log) = &cluster.audit_log {
         command.env("SLIMFAAS_AUDIT_LOG", log);
+    }
+    if let Some(cgroup) = &cluster.cgroup {
+        command.env(CLUSTER_CGROUP, cgroup);
+    }
+    if let Some(reason) = &cluster.no_agent {
+        command.env(NO_AGENT, reason);
     }
     cargo_test(command)
 }
@@ -179,6 +189,14 @@ pub(crate) fn gateway_binary(root: &Path) -> Result<PathBuf> {
         return Ok(path);
     }
     release_binary(root, "slimfaas")
+}
+
+/// The released agent: the one beside the gateway that the environment names, if there is one, or one built now.
+pub(crate) fn agent_binary(root: &Path) -> Result<PathBuf> {
+    const NAME: &str = "slimfaas-agent";
+    let named = std::env::var_os(BINARY).filter(|value| !value.is_empty());
+    let beside = named.map(|gateway| Path::new(&gateway).with_file_name(NAME)).filter(|path| path.is_file());
+    beside.map_or_else(|| release_binary(root, NAME), |path| Ok(std::path::absolute(path)?))
 }
 
 /// One of the gateway's programs as it is released, built now.

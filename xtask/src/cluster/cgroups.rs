@@ -44,7 +44,7 @@ fn hierarchies() -> Result<Vec<Hierarchy>> {
 }
 
 /// The cluster's group in the version 2 hierarchy.
-fn tracking_group() -> Result<PathBuf> {
+pub(crate) fn tracking_group() -> Result<PathBuf> {
     let v2 = hierarchies()?.into_iter().find(|hierarchy| hierarchy.is_v2);
     let v2 = v2.context("no cgroup version 2 is mounted: mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified")?;
     Ok(v2.folder.join(NAME))

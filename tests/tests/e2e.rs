@@ -8,6 +8,9 @@
 )]
 
 mod e2e {
+    #[expect(dead_code, reason = "the kernel suite has it tell more")]
+    #[path = "../kernel/actor.rs"]
+    mod actor;
     mod cluster;
     mod functions;
     mod load;
@@ -18,6 +21,7 @@ mod e2e {
     mod cold_starts;
     mod disruptions;
     mod events;
+    mod identity;
     mod manifests;
     mod many;
     mod outage;

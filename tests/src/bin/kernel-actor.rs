@@ -49,6 +49,8 @@ impl Actor {
             ["accept"] => self.accept(),
             ["ask"] => self.ask(),
             ["connect", address] => self.connect(address.parse()?),
+            ["knock", address, millis] => knock(address.parse()?, Duration::from_millis(millis.parse()?)),
+            ["get", address, path, forwarded] => get(address.parse()?, path, forwarded),
             // A connection, a byte and back: both ends work.
             ["exchange"] => self.exchange(),
             ["echo"] => self.echo(),
@@ -70,6 +72,13 @@ impl Actor {
                 let option = forge::from_hex(option).context("the option is no hexadecimal")?;
                 let answered = forge::open(from, to, isn.parse()?, &option, CONNECT_TIMEOUT)?;
                 Ok(if answered { "answered" } else { "ignored" }.to_owned())
+            }
+            ["forge-get", from, to, isn, option, path] => {
+                let (from, to): (SocketAddrV4, SocketAddrV4) = (from.parse()?, to.parse()?);
+                let option = forge::from_hex(option).context("the option is no hexadecimal")?;
+                let request = request(path, "-");
+                let answer = forge::exchange(from, to, isn.parse()?, &option, request.as_bytes(), TIMEOUT)?;
+                answer.map_or_else(|| Ok("ignored".to_owned()), |head| status(&head))
             }
             _ => bail!("unknown command {line:?}"),
         }
@@ -148,10 +157,7 @@ impl Actor {
                 self.opened.push(stream);
                 Ok("connected".to_owned())
             }
-            Err(error) if error.kind() == io::ErrorKind::TimedOut => Ok("ignored".to_owned()),
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok("refused".to_owned()),
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok("forbidden".to_owned()),
-            Err(error) => Err(error).context("cannot connect"),
+            Err(error) => unconnected(error),
         }
     }
 
@@ -171,6 +177,57 @@ impl Actor {
         stream.read_exact(&mut byte)?;
         stream.write_all(&byte)?;
         Ok("echoed".to_owned())
+    }
+}
+
+/// Connects again and again for so long, a SYN every 10 ms; says how often, and how often somebody answered.
+fn knock(address: SocketAddr, time: Duration) -> Result<String> {
+    const PATIENCE: Duration = Duration::from_millis(10);
+    let (start, mut tried, mut answered) = (Instant::now(), 0, 0);
+    while start.elapsed() < time {
+        let next = Instant::now() + PATIENCE;
+        tried += 1;
+        match TcpStream::connect_timeout(&address, PATIENCE) {
+            Ok(_) => answered += 1,
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {}
+            Err(error) => return Err(error).context("cannot connect"),
+        }
+        std::thread::sleep(next.saturating_duration_since(Instant::now()));
+    }
+    Ok(format!("{tried} {answered}"))
+}
+
+/// The status of the answer to a request on a connection of its own; `forwarded` is what it says of where it comes
+/// from, `-` for nothing.
+fn get(address: SocketAddr, path: &str, forwarded: &str) -> Result<String> {
+    let mut stream = match TcpStream::connect_timeout(&address, CONNECT_TIMEOUT) {
+        Ok(stream) => stream,
+        Err(error) => return unconnected(error),
+    };
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.write_all(request(path, forwarded).as_bytes())?;
+    let mut head = vec![0; 64];
+    let len = stream.read(&mut head)?;
+    status(&head[..len])
+}
+
+fn request(path: &str, forwarded: &str) -> String {
+    let forged = format!("x-forwarded-for: {forwarded}\r\nforwarded: for={forwarded}\r\nx-real-ip: {forwarded}\r\n");
+    let forged = if forwarded == "-" { String::new() } else { forged };
+    format!("GET {path} HTTP/1.1\r\nhost: identity\r\n{forged}connection: close\r\n\r\n")
+}
+
+fn status(head: &[u8]) -> Result<String> {
+    let head = String::from_utf8_lossy(head);
+    Ok(head.split(' ').nth(1).context("the answer is no response")?.to_owned())
+}
+
+fn unconnected(error: io::Error) -> Result<String> {
+    match error.kind() {
+        io::ErrorKind::TimedOut => Ok("ignored".to_owned()),
+        io::ErrorKind::ConnectionRefused => Ok("refused".to_owned()),
+        io::ErrorKind::PermissionDenied => Ok("forbidden".to_owned()),
+        _ => Err(error).context("cannot connect"),
     }
 }
 

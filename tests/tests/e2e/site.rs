@@ -12,6 +12,9 @@ use slimfaas_tests::report;
 
 use super::cluster::{Cluster, wait};
 
+/// What agents sign with: known to the test, which so can forge.
+pub(super) const SALT: &str = "000102030405060708090a0b0c0d0e0f";
+pub(super) const TAG_KEY: &str = "0f0e0d0c0b0a09080706050403020100";
 /// For a pod of the gateway to become ready.
 const READY: Duration = Duration::from_secs(60);
 
@@ -27,11 +30,13 @@ pub(super) struct Site {
 pub(super) struct Install<'a> {
     pub(super) replicas: u32,
     pub(super) env: &'a [(&'a str, &'a str)],
+    /// With node agents, whose cgroup is this one as their pods see it: a machine may hold more than its cluster.
+    pub(super) agents_cgroup: Option<&'a str>,
 }
 
 impl Default for Install<'_> {
     fn default() -> Self {
-        Self { replicas: 1, env: &[] }
+        Self { replicas: 1, env: &[], agents_cgroup: None }
     }
 }
 
@@ -44,6 +49,12 @@ impl Site {
         // From here on it is removed whatever happens.
         let mut site = Self { cluster, namespace, address: SocketAddr::from(([127, 0, 0, 1], 1)) };
         site.cluster.apply(&site.namespace, &site.peer_key())?;
+        if install.agents_cgroup.is_some() {
+            let secrets = json!({"salt": SALT, "current": TAG_KEY});
+            let name = json!({"name": "slimfaas-identity"});
+            let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": name, "stringData": secrets});
+            site.cluster.apply(&site.namespace, &secret.to_string())?;
+        }
         let manifests = site.render(install)?;
         site.cluster.apply(&site.namespace, &manifests)?;
         let service = site.get("service", "slimfaas")?;
@@ -72,12 +83,24 @@ impl Site {
                 |variable| json!({"op": "add", "path": "/spec/template/spec/containers/0/env/-", "value": variable}),
             ),
         );
-        let kustomization = json!({
+        let mut kustomization = json!({
             "apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization",
             "namespace": self.namespace,
             "resources": [pathdiff(&base, scratch.path())?],
             "patches": [{"target": {"kind": "StatefulSet", "name": "slimfaas"}, "patch": serde_json::to_string(&patch)?}],
         });
+        if let Some(cgroup) = install.agents_cgroup {
+            let component = pathdiff(&root.join("deploy/kustomize/components/agent"), scratch.path())?;
+            let container = "/spec/template/spec/containers/0";
+            let patch = json!([
+                {"op": "add", "path": format!("{container}/imagePullPolicy"), "value": "Never"},
+                {"op": "add", "path": format!("{container}/env/-"), "value": {"name": "SLIMFAAS_CGROUP", "value": cgroup}},
+            ]);
+            kustomization["components"] = json!([component]);
+            kustomization["images"] = json!([{"name": "slimfaas-agent", "newTag": "dev"}]);
+            let patches = kustomization["patches"].as_array_mut().context("a list")?;
+            patches.push(json!({"target": {"kind": "DaemonSet"}, "patch": patch.to_string()}));
+        }
         std::fs::write(scratch.path().join("kustomization.yaml"), kustomization.to_string())?;
         let folder = scratch.path().to_str().context("a folder with an odd name")?;
         self.cluster.kubectl(&["kustomize", "--load-restrictor=LoadRestrictionsNone", folder])

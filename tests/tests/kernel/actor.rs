@@ -25,9 +25,14 @@ pub(crate) struct Caller {
 
 impl Actor {
     pub(crate) fn start(namespace: &str, cgroup: &Path) -> Result<Self> {
+        Self::start_at(Path::new(&format!("/run/netns/{namespace}")), cgroup)
+    }
+
+    /// `network`: the file of a network namespace.
+    pub(crate) fn start_at(network: &Path, cgroup: &Path) -> Result<Self> {
         // Not "ip netns exec", which mounts a /sys without cgroups.
         let mut command = Command::new("nsenter");
-        command.arg(format!("--net=/run/netns/{namespace}")).arg(env!("CARGO_BIN_EXE_kernel-actor")).arg(cgroup);
+        command.arg(format!("--net={}", network.display())).arg(env!("CARGO_BIN_EXE_kernel-actor")).arg(cgroup);
         let mut child =
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("cannot start an actor")?;
         let input = child.stdin.take().context("it has an input")?;

@@ -1,4 +1,4 @@
-//! The kernel contract: what is in a SYN, in the maps, in socket storage, in the ring buffer and in the answer to the
+//! The kernel contract: what is in a SYN, in the maps, in socket storage and in the answer to the
 //! gateway's getsockopt. Numbers here are wire and map formats: they are never changed, only replaced by new ones.
 //!
 //! Everything zeroed is the distrustful answer: no identity, untagged, no key, no namespace, no flag.
@@ -26,11 +26,6 @@ pub const SOCKOPT_LEVEL: i32 = 0x5F;
 /// Option name at that level whose value is a [`CallerReply`]. Another layout gets another name, so a gateway and an
 /// agent of different versions cannot misread each other.
 pub const SOCKOPT_CALLER: i32 = 1;
-
-/// `AF_INET`, as in [`ListenRecord::family`].
-pub const FAMILY_IPV4: u16 = 2;
-/// `AF_INET6`, as in [`ListenRecord::family`].
-pub const FAMILY_IPV6: u16 = 10;
 
 word! {
     /// Which workload a process belongs to; made by `identity::identity_of`.
@@ -297,14 +292,11 @@ pub enum Counter {
     TagVerified = 2,
     /// Accepted connections with a tag that no key of this cluster made, on sockets that keep the SYN.
     TagForged = 3,
-    /// Listen records that found the ring buffer full.
-    ListenLost = 4,
 }
 
 impl Counter {
     /// Every counter, in the order of its places.
-    pub const ALL: [Self; 5] =
-        [Self::TagWritten, Self::TagRefused, Self::TagVerified, Self::TagForged, Self::ListenLost];
+    pub const ALL: [Self; 4] = [Self::TagWritten, Self::TagRefused, Self::TagVerified, Self::TagForged];
 }
 
 /// Counts what changes in the layout of the maps: maps that outlive an agent are used by its successor only under the
@@ -318,8 +310,6 @@ pub mod program_names {
     pub const SOCK_OPS: &str = "tag_sock_ops";
     pub const GETSOCKOPT: &str = "answer_caller";
     pub const GUARD: &str = "guard_ingress";
-    /// The constant that says whether `SOCK_OPS` tells of listening sockets (`u32`, 0 or 1).
-    pub const TELL_LISTENS: &str = "TELL_LISTENS";
 }
 
 /// Names of the maps in the object of the kernel programs, as the agent asks for them.
@@ -340,8 +330,6 @@ pub mod map_names {
     pub const COUNTERS: &str = "COUNTERS";
     /// [`super::SourceAddress`] to the number of its forged tags; the least recently seen address is forgotten.
     pub const FORGERS: &str = "FORGERS";
-    /// Ring buffer of [`super::ListenRecord`].
-    pub const LISTENS: &str = "LISTENS";
 }
 
 /// The most cgroups that can be told apart: a node's pods, with room for what other levels need.
@@ -354,25 +342,9 @@ pub const GUARDS_MAX: u32 = 16_384;
 pub const EXCLUSIONS_MAX: u32 = 65_536;
 /// The most addresses of forgers that are remembered.
 pub const FORGERS_MAX: u32 = 1024;
-/// Bytes of the ring buffer: 2,700 records, since each has 8 bytes of the kernel's.
-pub const LISTENS_BYTES: u32 = 65_536;
 /// The deepest level of the cgroup hierarchy that is looked at; the root is 0. Pods are at 2 to 4, and at some more
 /// where a node runs in a container.
 pub const CGROUP_LEVELS: i32 = 16;
-
-record! {
-    /// In the ring buffer: a process of this cgroup has called listen().
-    #[derive(Debug)]
-    pub struct ListenRecord: 16 bytes {
-        /// Inode number of the process's directory in cgroup v2.
-        0 => cgroup: u64,
-        /// Host byte order.
-        8 => port: u16,
-        /// [`FAMILY_IPV4`] or [`FAMILY_IPV6`].
-        10 => family: u16,
-        12 => reserved: u32,
-    }
-}
 
 #[cfg(test)]
 mod tests {
@@ -420,11 +392,6 @@ mod tests {
     #[test]
     #[cfg(target_endian = "little")]
     fn records_have_the_stated_bytes() {
-        let listen = ListenRecord { cgroup: 0x0102_0304_0506_0708, port: 8080, family: FAMILY_IPV6, reserved: 0 };
-        let bytes = [8, 7, 6, 5, 4, 3, 2, 1, 0x90, 0x1F, 10, 0, 0, 0, 0, 0];
-        assert_eq!(listen.to_bytes(), bytes);
-        assert_eq!(ListenRecord::from_bytes(&bytes), listen);
-
         let reply = CallerReply {
             identity: Identity(0xAABB_CCDD),
             verdict: Verdict::Known.as_u32(),

@@ -160,8 +160,7 @@ pub const fn exclusion_key(guard: GuardEntry, caller: Identity) -> ExclusionKey 
     ExclusionKey { function: guard.function, caller }
 }
 
-/// Decides about a connection to a guarded port: of a SYN that arrives, and of a `connect()` on the caller's own node
-/// (there the caller's identity is `TagCheck::Valid`, since no network was in between).
+/// Decides about a connection to a guarded port, of which a SYN arrives.
 ///
 /// `entry` is what the table of known identities has of the caller; `excluded` whether the set of exclusions has
 /// [`exclusion_key`].

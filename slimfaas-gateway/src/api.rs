@@ -28,6 +28,8 @@ pub struct Api {
     pub wake: Arc<dyn Wake>,
     pub readiness: Readiness,
     pub metrics: Arc<Metrics>,
+    /// Whether an agent's programs answer on this node; `None`: their word would not be understood.
+    pub kernel_tells_callers: Option<fn() -> bool>,
     /// `None`: nothing is stored here.
     pub store: Option<Store>,
 }
@@ -40,7 +42,7 @@ impl OwnRoutes for Api {
             OwnRoute::WakeAll => Ok(wake::all(&self.table, &*self.wake)),
             OwnRoute::Wake { name } => wake::one(&self.table, &*self.wake, name),
             OwnRoute::Health => Ok(health::alive()),
-            OwnRoute::Ready => Ok(health::ready(&self.readiness)),
+            OwnRoute::Ready => Ok(health::ready(&self.readiness, self.kernel_tells_callers.map(|ask| ask()))),
             OwnRoute::Metrics => Ok(health::metrics(&self.metrics)),
         };
         Box::pin(std::future::ready(answer.unwrap_or_else(Rejection::into_response)))

@@ -105,12 +105,14 @@ impl App {
         }
         let events = Arc::new(Events::open(&config)?);
         metrics.add_events(events.stats())?;
+        let kernel_tells_callers = show_identity(&source, &metrics)?;
         let api = Api {
             table: Arc::clone(&table),
             cluster: Arc::clone(&source.cluster),
             wake: Arc::clone(&wake),
             readiness: readiness.clone(),
             metrics,
+            kernel_tells_callers,
             store: asynchronous.as_ref().map(|asynchronous| asynchronous.store.clone()),
         };
         let gateway = Arc::new(Gateway {
@@ -218,6 +220,15 @@ async fn failed(failure: Option<watch::Receiver<Option<Arc<str>>>>) -> String {
         // It has ended, as it does with the process.
         _ => std::future::pending().await,
     }
+}
+
+/// How to ask whether an agent's programs answer, where their word is understood; it is shown too.
+fn show_identity(source: &Source, metrics: &Metrics) -> Result<Option<fn() -> bool>, MetricsError> {
+    if source.identities.is_none() {
+        return Ok(None);
+    }
+    metrics.add_identity(net::kernel_tells_callers)?;
+    Ok(Some(net::kernel_tells_callers))
 }
 
 /// For what peers still ask of this node, or are asked.

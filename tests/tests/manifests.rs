@@ -16,6 +16,7 @@ const IMAGES: &[&str] = &[
     "slimfaas:0.1.0",
     "slimfaas:dev",
     "slimfaas-agent:0.1.0",
+    "slimfaas-agent:dev",
     "slimfaas-example:0.1.0",
     "slimfaas-example:dev",
     // Those of the original's walkthrough.
@@ -31,6 +32,7 @@ const EVERYTHING: &[&str] = &[
     "ingress.enabled=true,ingress.className=nginx,ingress.tlsSecret=certificate,ingress.annotations.a=b",
     "persistence.enabled=true,persistence.storageClass=fast,persistence.size=5Gi,persistence.whenDeleted=Delete",
     "peerKey.existingSecret=mine",
+    "agent.enabled=true,agent.existingSecret=mine,agent.image.tag=dev,agent.resources.limits.memory=64Mi",
     "extraEnv[0].name=SlimFaas__Log__Format,extraEnv[0].value=json",
     "image.tag=dev,image.pullPolicy=Never,image.pullSecrets={registry}",
     "resources.limits.cpu=2,terminationGracePeriodSeconds=60,disruptionBudget.maxUnavailable=50%",
@@ -129,23 +131,51 @@ fn every_kustomization_builds() -> Result<()> {
 #[test]
 fn the_chart_installs_the_base_and_a_peer_key() -> Result<()> {
     let Some(renderer) = renderer("the_chart_installs_the_base_and_a_peer_key") else { return Ok(()) };
-    let without_labels = |objects: Vec<Value>| {
-        let strip = |(identity, mut object): (String, Value)| {
-            object["metadata"].as_object_mut().context("an object has metadata")?.remove("labels");
-            Ok((identity, object))
-        };
-        by_identity(objects).into_iter().map(strip).collect::<Result<BTreeMap<_, _>>>()
-    };
     let mut installed = without_labels(objects(&renderer.chart("default", &[])?)?)?;
-    let secret = installed.remove("Secret/default/slimfaas-peer").context("the chart makes a peer key")?;
-    // 64 characters, in base 64.
-    assert_eq!(secret["data"]["key"].as_str().map(str::len), Some(88));
-    let base = without_labels(base(&renderer)?)?;
-    assert_eq!(installed.keys().collect::<Vec<_>>(), base.keys().collect::<Vec<_>>());
-    for (identity, object) in base {
-        assert_eq!(installed[&identity], object, "{identity}");
-    }
+    // 64 characters.
+    assert_eq!(secret_lengths(&mut installed, "slimfaas-peer")?, [("key".to_owned(), 64)].into());
+    assert_same(&installed, &without_labels(base(&renderer)?)?);
     Ok(())
+}
+
+#[test]
+fn the_chart_installs_the_agents_overlay_and_its_keys() -> Result<()> {
+    let Some(renderer) = renderer("the_chart_installs_the_agents_overlay_and_its_keys") else { return Ok(()) };
+    let overlay = objects(&renderer.kustomize(&deploy().join("kustomize/overlays/agent"))?)?;
+    let render = || without_labels(objects(&renderer.chart("default", &["agent.enabled=true"])?)?);
+    let (mut installed, other) = (render()?, render()?);
+    let identity = "Secret/default/slimfaas-identity";
+    assert_ne!(installed[identity]["data"]["current"], installed[identity]["data"]["salt"]);
+    assert_ne!(installed[identity]["data"], other[identity]["data"], "everybody's keys are the same");
+    let lengths = secret_lengths(&mut installed, "slimfaas-identity")?;
+    assert_eq!(lengths, [("current".to_owned(), 32), ("salt".to_owned(), 32)].into());
+    secret_lengths(&mut installed, "slimfaas-peer")?;
+    assert_same(&installed, &without_labels(overlay)?);
+    Ok(())
+}
+
+fn without_labels(objects: Vec<Value>) -> Result<BTreeMap<String, Value>> {
+    let strip = |(identity, mut object): (String, Value)| {
+        object["metadata"].as_object_mut().context("an object has metadata")?.remove("labels");
+        Ok((identity, object))
+    };
+    by_identity(objects).into_iter().map(strip).collect()
+}
+
+/// Takes a Secret out; how many characters each of its entries has.
+fn secret_lengths(installed: &mut BTreeMap<String, Value>, name: &str) -> Result<BTreeMap<String, usize>> {
+    let secret = installed.remove(&format!("Secret/default/{name}")).with_context(|| format!("no Secret {name}"))?;
+    let entries = secret["data"].as_object().context("a Secret has data")?.iter();
+    let length = |value: &Value| value.as_str().map_or(0, |text| text.trim_end_matches('=').len() * 3 / 4);
+    Ok(entries.map(|(name, value)| (name.clone(), length(value))).collect())
+}
+
+#[track_caller]
+fn assert_same(installed: &BTreeMap<String, Value>, expected: &BTreeMap<String, Value>) {
+    assert_eq!(installed.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
+    for (identity, object) in expected {
+        assert_eq!(&installed[identity], object, "{identity}");
+    }
 }
 
 /// How to get from `folder` to one of the kustomizations: kustomize takes no absolute paths.
@@ -245,6 +275,7 @@ fn names_stay_text_in_the_chart() -> Result<()> {
         "ingress.enabled=true,ingress.host=*.example.com,ingress.className=3e3,ingress.tlsSecret=4e3",
         "persistence.enabled=true,persistence.storageClass=5e3,peerKey.existingSecret=6e3",
         "image.pullSecrets={7e3},priorityClassName=8e3,serviceMonitor.enabled=true",
+        "agent.enabled=true,agent.existingSecret=9e3,agent.image.tag=1e4",
     ];
     let objects = objects(&renderer.chart("1e3", &values)?)?;
     for object in &objects {
@@ -327,7 +358,8 @@ fn rights_are_exactly_these() -> Result<()> {
     for (name, objects) in everything(&renderer)? {
         for role in objects.iter().filter(|object| object["kind"].as_str().is_some_and(|kind| kind.ends_with("Role"))) {
             // Of ClusterRoles only the agent's: what one namespace's gateway may do ends there.
-            if name.ends_with("overlays/agent") && role["metadata"]["name"] == "slimfaas-agent" {
+            let may_have_agent = name.ends_with("overlays/agent") || name.contains("agent.enabled=true");
+            if may_have_agent && role["metadata"]["name"] == "slimfaas-agent" {
                 assert_eq!(identity(role), "ClusterRole//slimfaas-agent");
                 assert_eq!(
                     role["rules"],
@@ -406,6 +438,8 @@ fn the_chart_refuses_bad_values() -> Result<()> {
         ("resources.limits.memory=256MB", "at '/resources/limits/memory'"),
         ("disruptionBudget.maxUnavailable=200%", "at '/disruptionBudget/maxUnavailable'"),
         ("spread.nodes=Always", "at '/spread/nodes'"),
+        ("agent.enabled=yes", "at '/agent/enabled'"),
+        ("agent.existingSecret=Mine", "at '/agent/existingSecret'"),
     ] {
         let refused = renderer.chart("default", &[values]).err().with_context(|| format!("{values} is taken"))?;
         assert!(format!("{refused:#}").contains(said), "{values}: {refused:#}");

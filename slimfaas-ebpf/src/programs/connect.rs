@@ -30,7 +30,7 @@ fn remember_identity(context: &SockAddrContext) -> i32 {
     if kind != SOCK_STREAM || protocol != IPPROTO_TCP || socket.is_null() {
         return PROCEED;
     }
-    let identity = cgroup::of_current_process().identity;
+    let identity = cgroup::identity_of_current_process();
     // Nobody's process leaves nothing behind, unless it has been given somebody's socket.
     if identity != Identity::NONE || maps::socket_tag(socket).is_some() {
         maps::keep_socket_tag(socket, TagCheck::Valid(identity).store());

@@ -4,12 +4,12 @@ use core::ffi::c_void;
 use core::ptr;
 
 use aya_ebpf::bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock};
-use aya_ebpf::btf_maps::{HashMap, LruHashMap, PerCpuArray, RingBuf, SkStorage};
+use aya_ebpf::btf_maps::{HashMap, LruHashMap, PerCpuArray, SkStorage};
 use aya_ebpf::helpers::generated::bpf_sk_storage_get;
 use aya_ebpf::macros::btf_map;
 use slimfaas_ebpf::contract::{
     CGROUPS_MAX, Counter, EXCLUSIONS_MAX, ExclusionKey, FORGERS_MAX, GUARDS_MAX, GuardEntry, GuardKey, Identity,
-    IdentityEntry, KNOWN_MAX, LISTENS_BYTES, ListenRecord, OPTIONS_ROOM, SocketTag, SourceAddress, TagKeys,
+    IdentityEntry, KNOWN_MAX, OPTIONS_ROOM, SocketTag, SourceAddress, TagKeys,
 };
 use slimfaas_ebpf::policy::{self, GuardOutcome};
 use slimfaas_ebpf::tag::TagCheck;
@@ -33,8 +33,6 @@ static SOCKETS: SkStorage<SocketTag> = SkStorage::new();
 static COUNTERS: PerCpuArray<u64, COUNTERS_LEN> = PerCpuArray::new();
 #[btf_map]
 static FORGERS: LruHashMap<SourceAddress, u64, { FORGERS_MAX as usize }> = LruHashMap::new();
-#[btf_map]
-pub(crate) static LISTENS: RingBuf<ListenRecord, { LISTENS_BYTES as usize }> = RingBuf::new();
 /// The options of the packet at hand: the verifier of older kernels allows a computed place in a map's value, but not
 /// on the stack.
 #[btf_map]

@@ -5,7 +5,7 @@ use core::ptr;
 
 use aya_ebpf::bindings::{
     BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_HDR_OPT_LEN_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB,
-    BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_TCP_LISTEN_CB, BPF_SOCK_OPS_WRITE_HDR_OPT_CB,
+    BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_WRITE_HDR_OPT_CB,
     BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG, bpf_sock, bpf_sock_ops,
 };
 use aya_ebpf::helpers::generated::{
@@ -14,24 +14,20 @@ use aya_ebpf::helpers::generated::{
 use aya_ebpf::macros::sock_ops;
 use aya_ebpf::programs::SockOpsContext;
 use slimfaas_ebpf::contract::{
-    Counter, FAMILY_IPV4, FAMILY_IPV6, Identity, ListenRecord, OPTION_EXID, OPTION_KIND, OPTION_LEN, SourceAddress,
+    Counter, Identity, OPTION_EXID, OPTION_KIND, OPTION_LEN, SourceAddress,
 };
 use slimfaas_ebpf::policy;
 use slimfaas_ebpf::tag::{self, Found, TagCheck};
 
-use super::{cgroup, maps};
+use super::maps;
 
+const AF_INET6: u32 = 10;
 /// What the kernel ignores of a `sock_ops` program, for the operations here.
 const DONE: u32 = 1;
 /// Look in the SYN that the listening socket kept; from the kernel's `bpf.h`.
 const BPF_LOAD_HDR_OPT_TCP_SYN: u64 = 1;
 /// The option that was found is longer than the room given for it.
 const NO_SPACE: i64 = -28;
-
-/// Zero where the kernel gives `sock_ops` programs no cgroup of the process (before Linux 6.4): the verifier then does
-/// not even look at the helper's call. The agent sets it before it loads the program.
-#[unsafe(no_mangle)]
-static TELL_LISTENS: u32 = 1;
 
 #[sock_ops]
 pub(crate) fn tag_sock_ops(context: SockOpsContext) -> u32 {
@@ -42,7 +38,6 @@ pub(crate) fn tag_sock_ops(context: SockOpsContext) -> u32 {
         BPF_SOCK_OPS_WRITE_HDR_OPT_CB => write(ops),
         BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => ask_for_nothing(&context),
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => check(ops),
-        BPF_SOCK_OPS_TCP_LISTEN_CB => tell_listen(ops),
         _ => {}
     }
     DONE
@@ -159,31 +154,11 @@ fn load_option(ops: *mut bpf_sock_ops) -> Found {
 fn remote_address(ops: *mut bpf_sock_ops) -> SourceAddress {
     // SAFETY: the kernel gives the context, and allows these fields to be read; each word by itself.
     unsafe {
-        if (*ops).family == u32::from(FAMILY_IPV6) {
+        if (*ops).family == AF_INET6 {
             let word = |at: usize| ptr::read_volatile(&raw const (*ops).remote_ip6[at]);
             SourceAddress::from_ipv6([word(0), word(1), word(2), word(3)])
         } else {
             SourceAddress::from_ipv4((*ops).remote_ip4)
         }
-    }
-}
-
-/// Of a pod's process alone: nobody waits for others.
-#[inline(always)]
-fn tell_listen(ops: *mut bpf_sock_ops) {
-    // SAFETY: a constant of the loaded object, which the compiler must not take for the one that it was built with.
-    if unsafe { ptr::read_volatile(&raw const TELL_LISTENS) } == 0 {
-        return;
-    }
-    let found = cgroup::of_current_process();
-    if found.identity == Identity::NONE || found.identity == Identity::NODE {
-        return;
-    }
-    // SAFETY: the kernel gives the context, and allows these fields to be read.
-    let (port, family) = unsafe { ((*ops).local_port, (*ops).family) };
-    let family = if family == u32::from(FAMILY_IPV6) { FAMILY_IPV6 } else { FAMILY_IPV4 };
-    let record = ListenRecord { cgroup: found.cgroup, port: port as u16, family, reserved: 0 };
-    if maps::LISTENS.output(&record, 0).is_err() {
-        maps::count(Counter::ListenLost);
     }
 }

@@ -86,10 +86,12 @@ fn kernel_finding(facts: &Facts, version: Option<KernelVersion>) -> Finding {
     match (&facts.kernel_release, version) {
         (Err(error), _) => Finding::unknown(topic, State::Missing, error, reason),
         (Ok(release), Some(version)) if version >= LOWEST_KERNEL => Finding::ok(topic, release, reason),
-        (Ok(release), Some(_)) => {
+        (Ok(release), Some(version)) => {
+            let lacks = HOOKS.iter().filter(|hook| hook.since > version).map(|hook| hook.name).collect::<Vec<_>>();
+            let found = format!("{release}, which lacks {}", lacks.join(", "));
             let next =
                 format!("run this node with Linux {LOWEST_KERNEL} or later; a vendor's back-ports do not count here");
-            Finding::lacking(topic, State::Missing, release, reason, &next)
+            Finding::lacking(topic, State::Missing, &found, reason, &next)
         }
         (Ok(release), None) => {
             let found = format!("{release:?}, which does not start with a version");

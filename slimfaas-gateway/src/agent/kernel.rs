@@ -2,7 +2,6 @@
 
 mod attach;
 mod error;
-mod listens;
 mod maps;
 
 use std::fs::File;
@@ -19,10 +18,9 @@ use super::pins::Pins;
 
 pub(super) use attach::detach_pinned;
 pub use error::KernelError;
-pub use listens::Listens;
 pub use maps::{Counters, Forger};
 
-/// The maps that outlive the agent. The ring buffer does not: what an agent that has gone was to be told is of no use.
+/// The maps that outlive the agent.
 const PINNED: [&str; 8] = [
     map_names::CGROUPS,
     map_names::KNOWN,
@@ -48,8 +46,6 @@ pub struct LoadOptions<'a> {
     pub object: &'a [u8],
     /// Where to keep programs and maps, so that they outlive this process; otherwise they end with it.
     pub pins: Option<Pins>,
-    /// Whether to be told of listening sockets; needs Linux 6.4.
-    pub tell_listens: bool,
 }
 
 /// The programs, accepted by the kernel's verifier. Dropping it detaches what is not pinned.
@@ -80,8 +76,9 @@ impl Kernel {
         let unlimited = Rlimit { current: None, maximum: None };
         let _kept = rustix::process::setrlimit(Resource::Memlock, unlimited);
         let mut loader = EbpfLoader::new();
-        let tell_listens = u32::from(options.tell_listens);
-        loader.override_global(program_names::TELL_LISTENS, &tell_listens, true);
+        // The programs ask nothing of the kernel's own types, so none are looked for: what loads here loads whatever
+        // the types of another version look like.
+        loader.btf(None);
         if let Some(pins) = &options.pins {
             let folder = pins.maps()?;
             for name in PINNED {
@@ -139,12 +136,6 @@ impl Kernel {
     /// The addresses that sent forged tags lately.
     pub fn forgers(&self) -> Result<Vec<Forger>, KernelError> {
         self.maps.forgers()
-    }
-
-    /// The stream of listening sockets; once, and inside a runtime.
-    pub fn take_listens(&mut self) -> Result<Listens, KernelError> {
-        let map = self.ebpf.take_map(map_names::LISTENS).ok_or(KernelError::Missing(map_names::LISTENS))?;
-        Listens::new(map)
     }
 
     fn program(&self, name: &'static str) -> Result<&Program, KernelError> {

@@ -4,7 +4,6 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::capabilities::facts::Facts;
-use super::capabilities::kernel::KernelVersion;
 use super::capabilities::{Report, State};
 use super::pins::Pins;
 
@@ -32,7 +31,6 @@ pub struct Place {
     pub cgroups: PathBuf,
     /// Where programs and maps can outlive the agent; none where no bpffs is mounted that it may write.
     pub pins: Option<Pins>,
-    kernel: Option<KernelVersion>,
 }
 
 impl Place {
@@ -53,13 +51,7 @@ impl Place {
         Ok(Self {
             cgroups: cgroups.clone(),
             pins: bpffs.map(|mount| Pins::new(&mount.point.join(PINS))),
-            kernel: facts.kernel_release.as_deref().ok().and_then(KernelVersion::parse),
         })
-    }
-
-    /// Whether programs can tell of listening sockets: the helper that they ask came with Linux 6.4.
-    pub fn tells_listens(&self) -> bool {
-        self.kernel.is_some_and(|version| version >= KernelVersion { major: 6, minor: 4 })
     }
 }
 

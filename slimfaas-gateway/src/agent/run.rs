@@ -134,8 +134,7 @@ impl Agent {
         if !is_pinned {
             tracing::warn!("no bpffs is mounted that this agent may write: enforcement ends with its process");
         }
-        // Listening sockets are told by the pods' probes: nobody here would use what the kernel could tell of them.
-        let kernel = Kernel::load(LoadOptions { object: &object, pins, tell_listens: false })?;
+        let kernel = Kernel::load(LoadOptions { object: &object, pins })?;
         let held = kernel.read()?;
         let root = options.cgroup.clone().unwrap_or(place.cgroups);
         let mut agent = Self {

@@ -178,8 +178,9 @@ fn write_report(report: &Report, json: bool) -> io::Result<()> {
 
 fn verify(programs: Option<&Path>) -> anyhow::Result<String> {
     let object = read_object(programs)?;
-    let kernel =
-        Kernel::load(LoadOptions { object: &object, pins: None, tell_listens: Place::find()?.tells_listens() })?;
+    // What is missing is said in better words than the kernel's.
+    Place::find()?;
+    let kernel = Kernel::load(LoadOptions { object: &object, pins: None })?;
     let mut said = String::from("program          instructions  gone through by the verifier\n");
     for program in kernel.programs()? {
         let verified = program.verified_instructions.map_or_else(|| "not told".to_owned(), |count| count.to_string());

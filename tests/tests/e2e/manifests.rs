@@ -19,6 +19,7 @@ const VALUES: &[&[&str]] = &[
     &["replicas=3,spread.nodes=DoNotSchedule,spread.zones=ScheduleAnyway,disruptionBudget.maxUnavailable=50%"],
     &["service.type=NodePort,service.nodePort=30021,ingress.enabled=true,ingress.tlsSecret=certificate"],
     &["persistence.enabled=true,persistence.storageClass=fast,peerKey.existingSecret=mine"],
+    &["agent.enabled=true"],
     &["extraEnv[0].name=SlimFaas__Log__Format,extraEnv[0].value=json", "namespaces={functions}"],
     &[
         "resources.limits.cpu=2,tolerations[0].operator=Exists,nodeSelector.a=b,podLabels.a=b,disruptionBudget.enabled=false",

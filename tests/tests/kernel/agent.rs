@@ -220,6 +220,43 @@ fn an_agent_enforces_what_it_is_told_and_its_end_changes_nothing() {
     });
 }
 
+/// From the moment at which a gateway has something to tell, on a connection that was open all the time.
+#[test]
+fn a_change_is_in_force_soon_after_an_agent_hears_of_it() {
+    on_site("a_change_is_in_force_soon", |site| {
+        const CHANGES: u32 = 200;
+        const IN_FORCE_WITHIN: Duration = Duration::from_millis(50);
+        let scene = Scene::new(site.cgroup("node")?)?;
+        let network = site.network("n")?;
+        *scene.policy.lock().expect("nobody panicked") = policy(1);
+        let _agent = scene.start_agent()?;
+        let mut orders = Actor::start(&network.name, &container(&scene.node, ORDERS)?)?;
+        let mut web = Actor::start(&network.name, &container(&scene.node, WEB)?)?;
+        scene.api.add(ORDERS, "shop", "ReplicaSet", "orders-5d4f8")?;
+        scene.api.add(WEB, "shop", "ReplicaSet", "web-77c9d")?;
+        let address = format!("127.0.0.1:{}", orders.tell("listen 127.0.0.1:0")?);
+        let web_identity = identity("shop", "Deployment", "web");
+        wait_for_caller(&mut web, &mut orders, &address, web_identity, Verdict::Known)?;
+        let mut times = Vec::new();
+        for round in 0..CHANGES {
+            let flags = if round % 2 == 0 { IdentityFlags::UNTRUSTED } else { IdentityFlags(0) };
+            let mut changed = scene.policy.lock().expect("nobody panicked").clone();
+            changed.known.get_mut(&web_identity).context("it is known")?.flags = flags;
+            let told = Instant::now();
+            *scene.policy.lock().expect("nobody panicked") = changed;
+            while orders.ask()?.flags != flags.0 {
+                ensure!(told.elapsed() < TIMEOUT, "round {round} is not in force");
+            }
+            times.push(told.elapsed());
+        }
+        times.sort_unstable();
+        let (median, p99) = (times[times.len() / 2], times[times.len() * 99 / 100]);
+        slimfaas_tests::report::line(format_args!("a change of policy is in force after {median:?}, p99 {p99:?}"));
+        ensure!(p99 < IN_FORCE_WITHIN, "a change is in force after {p99:?}");
+        Ok(())
+    });
+}
+
 /// Two agents on two nodes, of which one reads a new key before the other.
 #[test]
 fn a_key_is_changed_by_files() {

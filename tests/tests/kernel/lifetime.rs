@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use slimfaas_ebpf::contract::{FAMILY_IPV4, FAMILY_IPV6, GuardFlags, Identity, IdentityFlags, Verdict};
+use slimfaas_ebpf::contract::{GuardFlags, Identity, IdentityFlags, Verdict};
 use slimfaas_gateway::agent::kernel::attached_programs;
 use slimfaas_gateway::agent::pins::Pins;
 use slimfaas_tests::process::Scratch;
@@ -102,28 +102,6 @@ fn without_pins_it_ends_with_the_agent() {
         assert_eq!(attached(&root)?, 5);
         drop(node);
         assert_eq!(attached(&root)?, 0);
-        Ok(())
-    });
-}
-
-#[test]
-fn a_pod_that_listens_is_told_of() {
-    on_site("a_pod_that_listens_is_told_of", |site| {
-        let (network, mut node) = (site.network("n")?, site.node("node")?);
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let _entered = runtime.enter();
-        let mut listens = node.kernel.take_listens()?;
-        let pod = node.pod("server", SERVER)?;
-        // Nobody waits for processes of the node, nor of pods that are not known.
-        Actor::start(&network.name, &node.system())?.tell("listen 127.0.0.1:0")?;
-        node.unknown_pod("stranger")?.actor(&network)?.tell("listen 127.0.0.1:0")?;
-        let mut server = pod.actor(&network)?;
-        for (host, family) in [("127.0.0.1", FAMILY_IPV4), ("[::1]", FAMILY_IPV6)] {
-            let port: u16 = server.tell(&format!("listen {host}:0"))?.parse()?;
-            let next = async { tokio::time::timeout(std::time::Duration::from_secs(5), listens.next()).await };
-            let record = runtime.block_on(next)??;
-            assert_eq!((record.cgroup, record.port, record.family), (pod.id, port, family));
-        }
         Ok(())
     });
 }

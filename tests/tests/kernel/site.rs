@@ -108,7 +108,7 @@ impl Site {
         for folder in ["system", "pods"] {
             fs::create_dir_all(root.join(folder))?;
         }
-        let kernel = Kernel::load(LoadOptions { object: &self.object, pins, tell_listens: true })?;
+        let kernel = Kernel::load(LoadOptions { object: &self.object, pins })?;
         let mut node = Node { kernel, state: Desired::default(), root: root.clone() };
         node.state = node.kernel.read()?;
         node.change(|state| {

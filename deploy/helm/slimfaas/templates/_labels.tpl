@@ -33,6 +33,16 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   verbs: [create, patch]
 {{- end }}
 
+{{- define "slimfaas.agentMetadata" -}}
+name: slimfaas-agent
+namespace: {{ .Release.Namespace | quote }}
+labels: {{- include "slimfaas.labels" . | nindent 2 }}
+{{- end }}
+
+{{- define "slimfaas.identitySecret" -}}
+{{ .Values.agent.existingSecret | default "slimfaas-identity" | quote }}
+{{- end }}
+
 {{- define "slimfaas.peerSecret" -}}
 {{ .Values.peerKey.existingSecret | default "slimfaas-peer" | quote }}
 {{- end }}

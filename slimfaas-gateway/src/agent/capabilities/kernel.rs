@@ -44,28 +44,24 @@ pub struct Hook {
     pub name: &'static str,
     pub since: KernelVersion,
     pub purpose: &'static str,
-    /// Identity cannot run without it.
-    pub required: bool,
 }
 
-const fn hook(name: &'static str, major: u32, minor: u32, required: bool, purpose: &'static str) -> Hook {
-    Hook { name, since: KernelVersion { major, minor }, purpose, required }
+const fn hook(name: &'static str, major: u32, minor: u32, purpose: &'static str) -> Hook {
+    Hook { name, since: KernelVersion { major, minor }, purpose }
 }
 
-pub const HOOKS: [Hook; 10] = [
-    hook("cgroup/connect4 and connect6", 4, 17, true, "run when a process connects"),
-    hook("sock_ops TCP_LISTEN_CB", 4, 19, true, "have listeners keep the SYN of what they accept"),
-    hook("socket storage in connect and sock_ops", 5, 3, true, "keep identity and verdict with the socket"),
-    hook("cgroup/getsockopt", 5, 3, true, "answer the gateway who its caller is"),
-    hook("bpf_link on cgroups", 5, 7, true, "attach so that the programs stay when the agent is replaced"),
-    hook("bpf_get_current_ancestor_cgroup_id in connect", 5, 7, true, "find the pod of the process that connects"),
-    hook("bpf_skb_ancestor_cgroup_id in cgroup_skb/ingress", 5, 8, true, "guard the ports of private functions"),
-    hook("ring buffer", 5, 8, true, "stream records to the agent"),
-    hook("TCP header options in sock_ops", 5, 10, true, "write the tag into the SYN, and read it"),
-    hook("cgroup id of the process in sock_ops", 6, 4, false, "tell the gateway at once that a pod listens"),
+pub const HOOKS: [Hook; 8] = [
+    hook("cgroup/connect4 and connect6", 4, 17, "run when a process connects"),
+    hook("socket storage in connect and sock_ops", 5, 3, "keep identity and verdict with the socket"),
+    hook("cgroup/getsockopt", 5, 3, "answer the gateway who its caller is"),
+    hook("bpf_link on cgroups", 5, 7, "attach so that the programs stay when the agent is replaced"),
+    hook("bpf_get_current_ancestor_cgroup_id in connect", 5, 7, "find the pod of the process that connects"),
+    hook("bpf_skb_ancestor_cgroup_id in cgroup_skb/ingress", 5, 8, "guard the ports of private functions"),
+    hook("detaching a link", 5, 9, "take the programs away, and those of an earlier agent"),
+    hook("TCP header options in sock_ops", 5, 10, "write the tag into the SYN, and read it"),
 ];
 
-/// The lowest version that has every required hook.
+/// The lowest version that has every hook.
 pub const LOWEST_KERNEL: KernelVersion = KernelVersion { major: 5, minor: 10 };
 
 #[cfg(test)]
@@ -103,8 +99,8 @@ mod tests {
     }
 
     #[test]
-    fn the_lowest_kernel_is_the_highest_of_what_is_required() {
-        let lowest = HOOKS.iter().filter(|hook| hook.required).map(|hook| hook.since).max();
+    fn the_lowest_kernel_has_every_hook() {
+        let lowest = HOOKS.iter().map(|hook| hook.since).max();
         assert_eq!(lowest, Some(LOWEST_KERNEL));
     }
 }

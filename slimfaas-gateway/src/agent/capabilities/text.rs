@@ -31,8 +31,7 @@ impl fmt::Display for Report {
         for state in &self.hooks {
             let here = match state.available {
                 Some(true) => "here",
-                Some(false) if state.hook.required => "not here",
-                Some(false) => "not here, optional",
+                Some(false) => "not here",
                 None => "unknown",
             };
             let since = state.hook.since.to_string();

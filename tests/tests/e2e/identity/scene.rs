@@ -113,12 +113,8 @@ impl Scene {
         }
         let cgroup = PathBuf::from(variable(CLUSTER_CGROUP).context("it is set")?);
         let in_pod = Path::new("/host/cgroup").join(cgroup.strip_prefix("/sys/fs/cgroup")?);
-        let watched = format!("e2e-watched-{}", std::process::id());
-        let install = Install {
-            replicas: 2,
-            env: &[("SlimFaas__Namespaces", &watched)],
-            agents_cgroup: Some(in_pod.to_str().context("a folder with an odd name")?),
-        };
+        let in_pod = in_pod.to_str().context("a folder with an odd name")?;
+        let install = Install { replicas: 2, agents_cgroup: Some(in_pod), ..Install::default() };
         let Some(site) = Site::install(test, &install)? else { return Ok(None) };
         let listed = site.cluster.json(&["get", "nodes"])?;
         let items = listed["items"].as_array().into_iter().flatten();
@@ -134,7 +130,11 @@ impl Scene {
         for namespace in [self.namespace_of("watched"), self.namespace_of("foreign")] {
             self.site.cluster.kubectl(&["create", "namespace", &namespace])?;
         }
-        self.let_gateway_watch(&self.namespace_of("watched"))?;
+        let watched = self.namespace_of("watched");
+        self.let_gateway_watch(&watched)?;
+        // Not before it may: it waits for all that it is to watch.
+        self.site.kubectl(&["set", "env", "statefulset/slimfaas", &format!("SlimFaas__Namespaces={watched}")])?;
+        self.site.wait_ready("slimfaas", 2)?;
         for (name, annotations) in FUNCTIONS {
             self.apply_workload(name, annotations, false)?;
         }

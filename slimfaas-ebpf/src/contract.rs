@@ -16,9 +16,11 @@ pub const OPTION_LEN: usize = 16;
 pub const OPTION_EXID: u16 = 0x5FA5;
 /// The most that all options of one TCP header take.
 pub const OPTIONS_LEN_MAX: usize = 40;
-/// Room for them from which an option of ours can be copied wherever it starts: so the verifier need not understand
-/// why one that would end past the header is not copied.
-pub const OPTIONS_ROOM: usize = OPTIONS_LEN_MAX + OPTION_LEN;
+/// Room for them from which an option of ours can be copied wherever it starts, and for as many words as four bits can
+/// count: so the verifier need not understand why an option that would end past the header is not copied, nor that a
+/// header has ten words of them at most.
+pub const OPTIONS_ROOM: usize = 64;
+const _: () = assert!(OPTIONS_ROOM >= OPTIONS_LEN_MAX + OPTION_LEN);
 
 /// Private getsockopt level that the agent's program answers. No protocol of the kernel has this number, so without
 /// the agent the call fails and the gateway knows that nothing vouches for the caller.

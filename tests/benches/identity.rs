@@ -1,5 +1,5 @@
-//! What identity costs: `cargo xtask bench identity`. In cgroups and a network namespace of its own, over loopback.
-//! Everything is measured in turns, so that what else the machine does falls on all alike.
+//! What identity costs: `cargo xtask bench identity`. In cgroups and network namespaces of its own, over loopback, and
+//! over a cable between two namespaces, as from pod to pod of one node. Everything is measured in turns, so that what else the machine does falls on all alike.
 #![expect(
     clippy::disallowed_methods,
     reason = "the suites stand outside of the gateway: they own their environment, clock and sockets"
@@ -23,13 +23,15 @@ use site::{FUNCTION, Node, Pod, SHOP, Site, on_site};
 
 const WEB: Identity = Identity(600);
 const ROUNDS: usize = 40;
-const CONNECTS: usize = 250;
-const PUMP_MILLIS: u64 = 250;
+const CONNECTS: usize = 2000;
+const PUMP_MILLIS: u64 = 150;
 const QUESTIONS: u32 = 20_000;
 
 /// One way to connect, and what was measured of it.
 struct Variant {
     name: &'static str,
+    /// The place of what it is compared with.
+    base: usize,
     client: Actor,
     server: Actor,
     address: String,
@@ -43,17 +45,18 @@ struct Variant {
 }
 
 impl Variant {
-    fn new(name: &'static str, network: &Network, client: &Pod, function: &Pod) -> Result<Self> {
-        let (mut client, mut server) = (client.actor(network)?, function.actor(network)?);
-        let address = format!("127.0.0.1:{}", server.tell("listen 127.0.0.1:0")?);
+    fn new(name: &'static str, base: usize, way: Way<'_>, client: &Pod, function: &Pod) -> Result<Self> {
+        let (mut client, mut server) = (client.actor(way.from)?, function.actor(way.to)?);
+        let (ip, listen) = (way.ip, format!("listen {}:0", way.ip));
+        let address = format!("{ip}:{}", server.tell(&listen)?);
         server.tell("serve")?;
-        let mut asked = function.actor(network)?;
-        let other = format!("connect 127.0.0.1:{}", asked.tell("listen 127.0.0.1:0")?);
+        let mut asked = function.actor(way.to)?;
+        let other = format!("connect {ip}:{}", asked.tell(&listen)?);
         client.tell(&other)?;
         asked.tell("accept")?;
         let empty = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let (connects, medians, rates, bytes) = empty;
-        Ok(Self { name, client, server, address, asked, connects, medians, rates, bytes, questions: Vec::new() })
+        Ok(Self { name, base, client, server, address, asked, connects, medians, rates, bytes, questions: Vec::new() })
     }
 
     fn port(&self) -> u16 {
@@ -73,6 +76,15 @@ impl Variant {
     }
 }
 
+/// From where to where.
+#[derive(Clone, Copy)]
+struct Way<'a> {
+    from: &'a Network,
+    to: &'a Network,
+    /// Of `to`.
+    ip: &'static str,
+}
+
 fn middle<T: Copy + PartialOrd>(values: &[T]) -> T {
     let mut sorted = values.to_vec();
     sorted.sort_unstable_by(|one, other| one.partial_cmp(other).expect("numbers"));
@@ -81,8 +93,9 @@ fn middle<T: Copy + PartialOrd>(values: &[T]) -> T {
 
 fn main() {
     on_site("bench", |site| {
-        let network = site.network("n")?;
-        let mut variants = variants(site, &network)?;
+        let (one, two) = (site.network("one")?, site.network("two")?);
+        one.connect("sfbench", &["10.77.0.1/24"], &two, &["10.77.0.2/24"])?;
+        let mut variants = variants(site, &one, &two)?;
         let nodes = &variants.0;
         for _ in 0..ROUNDS {
             variants.1.iter_mut().try_for_each(Variant::measure)?;
@@ -95,7 +108,9 @@ fn main() {
 }
 
 /// Returns the nodes too: what is attached goes with them.
-fn variants(site: &Site, network: &Network) -> Result<(Vec<Node>, Vec<Variant>)> {
+fn variants(site: &Site, one: &Network, two: &Network) -> Result<(Vec<Node>, Vec<Variant>)> {
+    let loopback = Way { from: one, to: one, ip: "127.0.0.1" };
+    let cable = Way { from: one, to: two, ip: "10.77.0.2" };
     let mut bare = site.bare_node("bare", None)?;
     let mut node = site.node("node")?;
     node.know(WEB, SHOP, IdentityFlags(0))?;
@@ -105,14 +120,19 @@ fn variants(site: &Site, network: &Network) -> Result<(Vec<Node>, Vec<Variant>)>
     let open = node.pod("open", FUNCTION)?;
     let guarded = node.pod("guarded", FUNCTION)?;
     let all = vec![
-        Variant::new("nothing attached", network, &bare_client, &bare_server)?,
-        Variant::new("attached, untagged", network, &stranger, &open)?,
-        Variant::new("tagged", network, &web, &open)?,
-        Variant::new("tagged and guarded", network, &web, &guarded)?,
+        // What a gateway without an agent has: its question is not answered, and it goes by the address.
+        Variant::new("nothing attached", 0, loopback, &bare_client, &bare_server)?,
+        Variant::new("attached, untagged", 0, loopback, &stranger, &open)?,
+        Variant::new("tagged", 0, loopback, &web, &open)?,
+        Variant::new("tagged and guarded", 0, loopback, &web, &guarded)?,
         // What the machine alone makes of two equal things.
-        Variant::new("nothing, again", network, &bare_client, &bare_server)?,
+        Variant::new("nothing, again", 0, loopback, &bare_client, &bare_server)?,
+        Variant::new("pod to pod, nothing attached", 5, cable, &bare_client, &bare_server)?,
+        Variant::new("pod to pod, tagged and guarded", 5, cable, &web, &guarded)?,
     ];
-    node.guard(&guarded, all[3].port(), SHOP, GuardFlags(0))?;
+    for guard in [3, 6] {
+        node.guard(&guarded, all[guard].port(), SHOP, GuardFlags(0))?;
+    }
     Ok((vec![bare, node], all))
 }
 
@@ -120,14 +140,14 @@ fn report(variants: &mut [Variant]) {
     println!("{ROUNDS} rounds of {CONNECTS} connects and {PUMP_MILLIS} ms of sending, in turns; medians of rounds\n");
     println!("| | connects/s | p50 | p99 | p50 to nothing, by rounds | sent | question |");
     println!("|---|---|---|---|---|---|---|");
-    let base = variants[0].medians.clone();
-    let base_bytes = variants[0].bytes.clone();
+    let bases: Vec<_> = variants.iter().map(|variant| (variant.medians.clone(), variant.bytes.clone())).collect();
     for variant in variants {
+        let (base, base_bytes) = &bases[variant.base];
         variant.connects.sort_unstable();
         let at = |percent: usize| variant.connects[(variant.connects.len() - 1) * percent / 100] as f64 / 1000.0;
         let ratios: Vec<f64> =
-            variant.medians.iter().zip(&base).map(|(one, base)| *one as f64 / *base as f64).collect();
-        let sent: Vec<f64> = variant.bytes.iter().zip(&base_bytes).map(|(one, base)| one / base).collect();
+            variant.medians.iter().zip(base).map(|(one, base)| *one as f64 / *base as f64).collect();
+        let sent: Vec<f64> = variant.bytes.iter().zip(base_bytes).map(|(one, base)| one / base).collect();
         println!(
             "| {} | {:.0} | {:.1} µs | {:.1} µs | {:+.1} % | {:.2} GB/s ({:+.1} %) | {:.0} ns |",
             variant.name,

@@ -111,7 +111,7 @@ fn the_option_is_found_among_others() {
     let other_experiment: &[u8] = &[254, 6, 0xF9, 0x89, 0, 0];
     let check = |options: &[&[u8]], expected: Found| {
         let (bytes, length) = header(options);
-        assert_eq!(find(&bytes, length), expected, "{options:?}");
+        assert_eq!(find(&bytes, length, |next| next), expected, "{options:?}");
     };
     check(&[], Found::Nothing);
     check(&[linux], Found::Nothing);
@@ -140,10 +140,10 @@ fn the_option_is_found_among_others() {
 fn bytes_past_the_stated_length_are_not_read() {
     let ours = Tag::sign(Identity(5), 6, KEY).encode();
     let (bytes, length) = header(&[&ours]);
-    assert_eq!(find(&bytes, length - 1), Found::Malformed);
-    assert_eq!(find(&bytes, 3), Found::Nothing);
-    assert_eq!(find(&bytes, 0), Found::Nothing);
-    assert_eq!(find(&bytes, usize::MAX), Found::Option(ours));
+    assert_eq!(find(&bytes, length - 1, |next| next), Found::Malformed);
+    assert_eq!(find(&bytes, 3, |next| next), Found::Nothing);
+    assert_eq!(find(&bytes, 0, |next| next), Found::Nothing);
+    assert_eq!(find(&bytes, usize::MAX, |next| next), Found::Option(ours));
 }
 
 #[test]
@@ -209,7 +209,7 @@ proptest! {
     #[test]
     fn any_header_can_be_walked(bytes in prop::collection::vec(any::<u8>(), OPTIONS_ROOM), length in 0..60_usize) {
         let bytes: [u8; OPTIONS_ROOM] = bytes.try_into().expect("the strategy makes exactly so many");
-        if let Found::Option(option) = find(&bytes, length) {
+        if let Found::Option(option) = find(&bytes, length, |next| next) {
             prop_assert!(Tag::decode(&option).is_some());
         }
     }

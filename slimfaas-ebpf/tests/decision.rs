@@ -166,7 +166,7 @@ fn programs_pass(packet: &[u8], world: &World) -> bool {
     let found = match packet.get(start..start + len) {
         Some(bytes) if len > 0 => {
             room[..len].copy_from_slice(bytes);
-            find(&room, len)
+            find(&room, len, |next| next)
         }
         _ => Found::Nothing,
     };

@@ -145,8 +145,7 @@ fn report(variants: &mut [Variant]) {
         let (base, base_bytes) = &bases[variant.base];
         variant.connects.sort_unstable();
         let at = |percent: usize| variant.connects[(variant.connects.len() - 1) * percent / 100] as f64 / 1000.0;
-        let ratios: Vec<f64> =
-            variant.medians.iter().zip(base).map(|(one, base)| *one as f64 / *base as f64).collect();
+        let ratios: Vec<f64> = variant.medians.iter().zip(base).map(|(one, base)| *one as f64 / *base as f64).collect();
         let sent: Vec<f64> = variant.bytes.iter().zip(base_bytes).map(|(one, base)| one / base).collect();
         println!(
             "| {} | {:.0} | {:.1} µs | {:.1} µs | {:+.1} % | {:.2} GB/s ({:+.1} %) | {:.0} ns |",

@@ -95,16 +95,26 @@ fn read(packet: *mut __sk_buff) -> Option<Segment> {
 
 #[inline(always)]
 fn check(packet: *mut __sk_buff, segment: Segment) -> TagCheck {
-    let (Some(keys), Some(options)) = (maps::keys(), maps::OPTIONS.get_ptr_mut(0)) else { return TagCheck::Untagged };
-    let len = segment.options_len;
+    let (Some(keys), Some(options), Some(scratch)) =
+        (maps::keys(), maps::OPTIONS.get_ptr_mut(0), maps::SCRATCH.get_ptr_mut(0))
+    else {
+        return TagCheck::Untagged;
+    };
+    let forget = |number: usize| {
+        // SAFETY: this processor's own; nothing else writes it while this runs.
+        unsafe {
+            ptr::write_volatile(scratch, number as u64);
+            ptr::read_volatile(scratch) as usize
+        }
+    };
+    let (at, len) = (forget(segment.options_at as usize) as u32, forget(segment.options_len as usize) as u32);
     let found = if len == 0 || len > OPTIONS_LEN_MAX as u32 {
         Found::Nothing
     } else {
         // SAFETY: the context's own, and the value of the map has as many bytes.
-        let result =
-            unsafe { bpf_skb_load_bytes(packet.cast(), segment.options_at, options.cast(), plainly_some(len)) };
+        let result = unsafe { bpf_skb_load_bytes(packet.cast(), at, options.cast(), plainly_some(len)) };
         // SAFETY: this processor's own; nothing else writes it while this runs.
-        if result == 0 { tag::find(unsafe { &*options }, len as usize) } else { Found::Nothing }
+        if result == 0 { tag::find(unsafe { &*options }, len as usize, forget) } else { Found::Nothing }
     };
     tag::verify(found, segment.sequence, keys)
 }

@@ -37,6 +37,9 @@ static FORGERS: LruHashMap<SourceAddress, u64, { FORGERS_MAX as usize }> = LruHa
 /// on the stack.
 #[btf_map]
 pub(crate) static OPTIONS: PerCpuArray<[u8; OPTIONS_ROOM], 1> = PerCpuArray::new();
+/// For a number of which the verifier is to know nothing any more: it keeps no account of what is in a map.
+#[btf_map]
+pub(crate) static SCRATCH: PerCpuArray<u64, 1> = PerCpuArray::new();
 
 /// `None` before the agent has set them: then nothing is signed and nothing verified.
 #[inline(always)]

@@ -5,17 +5,15 @@ use core::ptr;
 
 use aya_ebpf::bindings::{
     BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_HDR_OPT_LEN_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB,
-    BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_WRITE_HDR_OPT_CB,
-    BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG, bpf_sock, bpf_sock_ops,
+    BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_WRITE_HDR_OPT_CB, BPF_SOCK_OPS_WRITE_HDR_OPT_CB_FLAG, bpf_sock,
+    bpf_sock_ops,
 };
 use aya_ebpf::helpers::generated::{
     bpf_load_hdr_opt, bpf_reserve_hdr_opt, bpf_sock_ops_cb_flags_set, bpf_store_hdr_opt,
 };
 use aya_ebpf::macros::sock_ops;
 use aya_ebpf::programs::SockOpsContext;
-use slimfaas_ebpf::contract::{
-    Counter, Identity, OPTION_EXID, OPTION_KIND, OPTION_LEN, SourceAddress,
-};
+use slimfaas_ebpf::contract::{Counter, Identity, OPTION_EXID, OPTION_KIND, OPTION_LEN, SourceAddress};
 use slimfaas_ebpf::policy;
 use slimfaas_ebpf::tag::{self, Found, TagCheck};
 

@@ -48,10 +48,7 @@ impl Place {
         };
         let mounts = facts.mounts.as_deref().unwrap_or_default();
         let bpffs = mounts.iter().find(|mount| mount.is_bpffs() && !mount.read_only);
-        Ok(Self {
-            cgroups: cgroups.clone(),
-            pins: bpffs.map(|mount| Pins::new(&mount.point.join(PINS))),
-        })
+        Ok(Self { cgroups: cgroups.clone(), pins: bpffs.map(|mount| Pins::new(&mount.point.join(PINS))) })
     }
 }
 

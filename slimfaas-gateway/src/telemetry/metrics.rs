@@ -211,7 +211,8 @@ impl Collector for IdentityCollector {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        let help = "1: the kernel of this node says who calls; 0: callers are known by address, since no agent is here.";
+        let help =
+            "1: the kernel of this node says who calls; 0: callers are known by address, since no agent is here.";
         vec![gauges("slimfaas_caller_kernel", help, vec![gauge(&[], i64::from((self.is_told)()))])]
     }
 }

@@ -73,7 +73,8 @@ fn forged_tags_are_worth_nothing(scene: &Scene) -> Result<()> {
     }
     let named = format!("slimfaas_agent_forged_tags{{address=\"{}\"}}", attacker.address);
     wait("an agent names the forger", SOON, || {
-        let told = scene.agents()?.iter().map(|agent| scene.ask(agent.at(3263), "/metrics")).collect::<Result<String>>();
+        let told =
+            scene.agents()?.iter().map(|agent| scene.ask(agent.at(3263), "/metrics")).collect::<Result<String>>();
         Ok(told?.contains(&named).then_some(()))
     })
 }

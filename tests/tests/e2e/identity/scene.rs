@@ -176,7 +176,8 @@ impl Scene {
     /// The same, which may send what its kernel would not, and whose kernel does not spoil it.
     pub(super) fn attacker(&self, pod: &Pod) -> Result<Actor> {
         let (_, network) = self.process_of(pod)?;
-        let rules = "table inet raw { chain out { type filter hook output priority 0; tcp flags & rst == rst drop; }\n}";
+        let rules =
+            "table inet raw { chain out { type filter hook output priority 0; tcp flags & rst == rst drop; }\n}";
         let network = format!("--net={}", network.display());
         let mut child = Command::new("nsenter").args([&network, "nft", "-f", "-"]).stdin(Stdio::piped()).spawn()?;
         child.stdin.take().context("it has an input")?.write_all(rules.as_bytes())?;
@@ -221,7 +222,12 @@ impl Scene {
     }
 
     /// A Deployment with a pod on each node, and its Service.
-    pub(super) fn apply_workload(&mut self, name: &str, annotations: &[(&str, &str)], host_network: bool) -> Result<()> {
+    pub(super) fn apply_workload(
+        &mut self,
+        name: &str,
+        annotations: &[(&str, &str)],
+        host_network: bool,
+    ) -> Result<()> {
         let labels = json!({"app": name});
         let port = if host_network { 18_080 } else { 8080 };
         let probe = json!({"httpGet": {"path": "/health", "port": port}, "periodSeconds": 1});
@@ -330,7 +336,9 @@ impl Scene {
         let ports = &service["spec"]["ports"][0];
         let number = |value: &Value| value.as_u64().and_then(|port| u16::try_from(port).ok()).context("a port");
         let inside = service["spec"]["clusterIP"].as_str().context("an address")?.parse()?;
-        let on = |node: u8| Ok::<_, anyhow::Error>(SocketAddr::from((Ipv4Addr::new(10, 245, 0, node), number(&ports["nodePort"])?)));
+        let on = |node: u8| {
+            Ok::<_, anyhow::Error>(SocketAddr::from((Ipv4Addr::new(10, 245, 0, node), number(&ports["nodePort"])?)))
+        };
         Ok(Service { inside: SocketAddr::new(inside, number(&ports["port"])?), outside: [on(1)?, on(2)?] })
     }
 

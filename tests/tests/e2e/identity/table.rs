@@ -61,7 +61,15 @@ pub(super) fn check(scene: &mut Scene, forwarded: &str) -> Result<()> {
                 Service => scene.service(target)?.outside,
                 Pod => [inside; 2],
             };
-            column(scene, &format!("{target} {route:?} {node}"), expected, inside, outside, &format!("{path} {forwarded}"), &mut wrong)?;
+            column(
+                scene,
+                &format!("{target} {route:?} {node}"),
+                expected,
+                inside,
+                outside,
+                &format!("{path} {forwarded}"),
+                &mut wrong,
+            )?;
         }
     }
     // Only gateways and agents have business there.

@@ -14,11 +14,27 @@ const BINARY: &str = "SLIMFAAS_BIN";
 /// # Errors
 /// When it is not installed; the message says how to.
 pub fn find(name: &str) -> Result<PathBuf> {
+    let path = folder().map(|folder| folder.join("bin").join(name)).filter(|path| path.is_file());
+    path.with_context(|| format!("{name} is not installed: run cargo xtask tools"))
+}
+
+/// Older kernels to boot.
+///
+/// # Errors
+/// When there is none; the message says how to get some.
+pub fn kernels() -> Result<Vec<PathBuf>> {
+    let folder = folder().context("set HOME")?.join("kernels");
+    let listed = std::fs::read_dir(&folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut kernels: Vec<PathBuf> = listed.collect();
+    kernels.sort();
+    ensure!(!kernels.is_empty(), "no kernel is in {}: cargo xtask ci gets some of Debian's", folder.display());
+    Ok(kernels)
+}
+
+fn folder() -> Option<PathBuf> {
     let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let cache = || set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")));
-    let folder = set(FOLDER).or_else(|| Some(cache()?.join("slimfaas-tools")));
-    let path = folder.map(|folder| folder.join("bin").join(name)).filter(|path| path.is_file());
-    path.with_context(|| format!("{name} is not installed: run cargo xtask tools"))
+    set(FOLDER).or_else(|| Some(cache()?.join("slimfaas-tools")))
 }
 
 /// The node agent's binary, as cargo builds it now.

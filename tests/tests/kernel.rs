@@ -16,5 +16,6 @@ mod kernel {
     mod forged;
     mod guard;
     mod lifetime;
+    mod older;
     mod tags;
 }

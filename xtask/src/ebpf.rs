@@ -1,5 +1,6 @@
 //! `cargo xtask build-ebpf`: the object of kernel programs, which the agent loads. Nothing else needs the tools for it.
 
+mod kernels;
 mod toolchain;
 
 use std::fs;
@@ -45,23 +46,31 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Sees to it that the object can be built, where that can be done without asking: as root on Debian 12 or later.
+/// Sees to it that the object can be built, and tried on older kernels, where that can be done without asking: as root on
+/// Debian 12 or later.
 pub(crate) fn install_toolchain() -> Result<()> {
-    if Toolchain::find().is_ok() || !rustix::process::geteuid().is_root() || !Path::new("/usr/bin/apt-get").is_file() {
+    if !rustix::process::geteuid().is_root() || !Path::new("/usr/bin/apt-get").is_file() {
         // What is missing is said by the tests that need it.
         return Ok(());
     }
-    progress("installing a compiler for kernel programs");
-    let packages = toolchain::DEBIAN_PACKAGES;
-    for arguments in
-        [&["update", "-q"][..], &[&["install", "-q", "--yes", "--no-install-recommends"], packages].concat()]
-    {
-        let mut apt = Command::new("apt-get");
-        apt.args(arguments).env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null());
-        let status = apt.status().context("cannot run apt-get")?;
-        ensure!(status.success(), "apt-get {} failed", arguments.join(" "));
+    let mut packages = Vec::new();
+    if Toolchain::find().is_err() {
+        packages.extend(toolchain::DEBIAN_PACKAGES);
     }
-    Ok(())
+    if !Path::new("/usr/bin/qemu-system-x86_64").is_file() {
+        packages.extend(kernels::PACKAGES);
+    }
+    if !packages.is_empty() {
+        progress(&format!("installing {}", packages.join(", ")));
+        let install = [&["install", "-q", "--yes", "--no-install-recommends"], packages.as_slice()].concat();
+        for arguments in [vec!["update", "-q"], install] {
+            let mut apt = Command::new("apt-get");
+            apt.args(&arguments).env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null());
+            let status = apt.status().context("cannot run apt-get")?;
+            ensure!(status.success(), "apt-get {} failed", arguments.join(" "));
+        }
+    }
+    kernels::install()
 }
 
 /// Builds the object; returns where it is.

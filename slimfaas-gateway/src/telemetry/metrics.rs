@@ -7,6 +7,7 @@
 mod asynchronous;
 mod bodies;
 mod events;
+mod identity;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -85,11 +86,6 @@ impl Metrics {
     /// Shows the peer port too; once, where there is one.
     pub fn add_peers(&self, stats: &Arc<PeerStats>) -> Result<(), MetricsError> {
         self.add(PeerCollector { name: named("slimfaas_peers")?, stats: Arc::clone(stats) })
-    }
-
-    /// Shows whether the kernel says who calls, asked at each scrape; once, where its word is understood.
-    pub fn add_identity(&self, is_told: fn() -> bool) -> Result<(), MetricsError> {
-        self.add(IdentityCollector { name: named("slimfaas_identity")?, is_told })
     }
 
     fn add(&self, collector: impl Collector + 'static) -> Result<(), MetricsError> {
@@ -196,24 +192,6 @@ impl Collector for TrafficCollector {
                 vec![counter(&[], stats.responses_cut.load(Ordering::Relaxed))],
             ),
         ]
-    }
-}
-
-/// What the node agent does for the gateway.
-struct IdentityCollector {
-    name: Desc,
-    is_told: fn() -> bool,
-}
-
-impl Collector for IdentityCollector {
-    fn desc(&self) -> Vec<&Desc> {
-        vec![&self.name]
-    }
-
-    fn collect(&self) -> Vec<MetricFamily> {
-        let help =
-            "1: the kernel of this node says who calls; 0: callers are known by address, since no agent is here.";
-        vec![gauges("slimfaas_caller_kernel", help, vec![gauge(&[], i64::from((self.is_told)()))])]
     }
 }
 

@@ -37,7 +37,11 @@ fn fetch(folder: &Path, release: &str, version: &str) -> Result<()> {
     for part in ["lists/partial", "cache/archives/partial", "tree"] {
         fs::create_dir_all(work.join(part))?;
     }
-    fs::write(work.join("list"), format!("deb [signed-by={KEYS}] http://deb.debian.org/debian {release} main\n"))?;
+    // From where the machine has its own packages.
+    let sites = output(Command::new("apt-get").args(["indextargets", "--format", "$(SITE)"]), &work)?;
+    let site =
+        sites.lines().find(|site| site.ends_with("/debian")).context("apt has no source of Debian's packages")?;
+    fs::write(work.join("list"), format!("deb [signed-by={KEYS}] {site} {release} main\n"))?;
     let at = |name: &str| work.join(name).display().to_string();
     let settings = [
         format!("Dir::Etc::sourcelist={}", at("list")),

@@ -110,7 +110,7 @@ fn older_kernels_are_refused_for_what_they_lack() {
     assert_eq!(lacks("5.6.19"), [links, process, skb, detaching, options]);
     assert_eq!(lacks("5.3.18"), [links, process, skb, detaching, options]);
     assert_eq!(lacks("4.18.0-553.el8"), [storage, answer, links, process, skb, detaching, options]);
-    assert_eq!(lacks("4.16.18").len(), kernel::HOOKS.len());
+    assert_eq!(lacks("4.16.18").len(), HOOKS.len());
 }
 
 #[test]

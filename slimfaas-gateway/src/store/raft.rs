@@ -103,14 +103,14 @@ pub(super) async fn open(options: Options) -> Result<(Node, Loops, mpsc::Unbound
     let opened = opened.map_err(|error| unopened(&error))?;
     let Opened { log, machine, shared, disk, database, file, thread, task, node, cluster } = opened;
     let links = Arc::new(Links::new(options.transport, options.peers, node, options.name, cluster));
-    let (submit, submissions) = mpsc::channel(sequencer::WAITING_MAX);
-    let network = Network { links: Arc::clone(&links), shared: Arc::clone(&shared), sequencer: submit.clone() };
+    let network = Network { links: Arc::clone(&links), shared: Arc::clone(&shared) };
     let config = Arc::new(config());
     let raft = Raft::new(node, config, network, log, machine).await.map_err(|error| unopened(&error))?;
     if !raft.is_initialized().await.map_err(|error| unopened(&error))? {
         // It ended while it founded, or before it got anything of the log: it may join any.
         links.set_cluster(links::NOBODY);
     }
+    let (submit, submissions) = mpsc::channel(sequencer::WAITING_MAX);
     let (propose, proposals) = mpsc::channel(proposer::WAITING_MAX);
     let way =
         Way { raft: raft.clone(), links: Arc::clone(&links), shared: Arc::clone(&shared), sequencer: submit.clone() };

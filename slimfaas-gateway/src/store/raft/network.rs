@@ -8,11 +8,9 @@ use openraft::error::{Fatal, NetworkError, RPCError, RaftError, ReplicationClose
 use openraft::network::{Backoff, RPCOption, RaftNetwork, RaftNetworkFactory};
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse};
 use openraft::{AnyError, OptionalSend, Snapshot, StorageIOError};
-use tokio::sync::mpsc;
 
 use super::links::{CallError, Links, kind};
 use super::machine::Image;
-use super::sequencer::Submission;
 use super::shared::Shared;
 use super::types::{LogId, Member, Types, Vote};
 use super::{rpc, wire};
@@ -40,8 +38,6 @@ type Failure = RPCError<u64, Member, RaftError<u64>>;
 pub(super) struct Network {
     pub(super) links: Arc<Links>,
     pub(super) shared: Arc<Shared>,
-    /// To see whether anything waits to be in the next entry.
-    pub(super) sequencer: mpsc::Sender<Submission>,
 }
 
 /// To one peer.
@@ -49,16 +45,13 @@ pub(super) struct Link {
     network: Network,
     node: u64,
     name: String,
-    /// How far the peer's log is ours, and which commit it knows of, as it answered on this link.
-    matching: Option<LogId>,
-    told: Option<LogId>,
 }
 
 impl RaftNetworkFactory<Types> for Network {
     type Network = Link;
 
     async fn new_client(&mut self, target: u64, member: &Member) -> Link {
-        Link { network: self.clone(), node: target, name: member.name.clone(), matching: None, told: None }
+        Link { network: self.clone(), node: target, name: member.name.clone() }
     }
 }
 
@@ -82,13 +75,6 @@ impl Link {
         }
         commit.min(*durable.borrow())
     }
-
-    /// Whether a call would only tell of a commit that the next entry, which is about to be sent, tells of as well: with
-    /// many callers that is every second call. It must say nothing else that is not known.
-    fn can_wait(&self, rpc: &AppendEntriesRequest<Types>) -> bool {
-        let more = self.network.sequencer.max_capacity() > self.network.sequencer.capacity();
-        more && rpc.entries.is_empty() && rpc.leader_commit > self.told && rpc.prev_log_id <= self.matching
-    }
 }
 
 impl RaftNetwork<Types> for Link {
@@ -102,17 +88,9 @@ impl RaftNetwork<Types> for Link {
             return Err(Unreachable::new(&silent).into());
         }
         rpc.leader_commit = self.told_commit(rpc.leader_commit, rpc.entries.is_empty()).await;
-        if self.can_wait(&rpc) {
-            return Ok(AppendEntriesResponse::Success);
-        }
         let body = rpc::append_request(&rpc);
         let mut reader = self.call(kind::APPEND, &body, option.hard_ttl()).await?;
-        let response = rpc::read_append_response(&mut reader).map_err(|error| NetworkError::new(&error))?;
-        if response == AppendEntriesResponse::Success {
-            let last = rpc.entries.last().map(|entry| entry.log_id).or(rpc.prev_log_id);
-            (self.matching, self.told) = (self.matching.max(last), self.told.max(rpc.leader_commit));
-        }
-        Ok(response)
+        rpc::read_append_response(&mut reader).map_err(|error| NetworkError::new(&error).into())
     }
 
     async fn vote(&mut self, rpc: VoteRequest<u64>, option: RPCOption) -> Result<VoteResponse<u64>, Failure> {

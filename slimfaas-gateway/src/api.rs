@@ -1,6 +1,7 @@
 //! The gateway's own routes: each file parses, calls a handle and renders.
 
 pub mod health;
+mod jobs;
 pub mod queue;
 pub mod status;
 pub mod wake;
@@ -10,8 +11,11 @@ use std::sync::Arc;
 use http::{HeaderValue, Response, StatusCode, header};
 
 use crate::cluster::Cluster;
+use crate::jobs::handle::Jobs;
+use crate::jobs::logs::Logs;
 use crate::model::function::FunctionId;
 use crate::proxy::body::Body;
+use crate::proxy::jobs::JobCall;
 use crate::proxy::rejection::Rejection;
 use crate::proxy::router::{OwnRoute, QueueRoute};
 use crate::proxy::wake::Wake;
@@ -32,6 +36,10 @@ pub struct Api {
     pub kernel_tells_callers: Option<fn() -> bool>,
     /// `None`: nothing is stored here.
     pub store: Option<Store>,
+    /// `None`: nothing runs jobs here.
+    pub jobs: Option<(Jobs, Logs)>,
+    /// The largest body of a request about jobs.
+    pub job_request_bytes: u64,
 }
 
 impl OwnRoutes for Api {
@@ -53,6 +61,14 @@ impl OwnRoutes for Api {
             let answer = queue::answer(self.store.as_ref(), function, route.action, route.query).await;
             answer.unwrap_or_else(Rejection::into_response)
         })
+    }
+
+    fn answer_job<'a>(&'a self, call: JobCall<'a>) -> LocalFuture<'a, Response<Body>> {
+        Box::pin(async move { jobs::answer(self.jobs.as_ref(), call).await.unwrap_or_else(Rejection::into_response) })
+    }
+
+    fn job_request_bytes(&self) -> u64 {
+        self.job_request_bytes
     }
 }
 

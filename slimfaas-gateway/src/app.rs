@@ -2,6 +2,7 @@
 
 mod agents;
 mod asynchronous;
+mod jobs;
 mod peers;
 pub mod source;
 
@@ -49,6 +50,7 @@ pub struct App {
     channel: Option<Channel>,
     wake: Arc<dyn Wake>,
     asynchronous: Option<Asynchronous>,
+    jobs: Option<(jobs::Worker, jobs::Streamer)>,
     readiness: Readiness,
 }
 
@@ -106,6 +108,11 @@ impl App {
         let events = Arc::new(Events::open(&config)?);
         metrics.add_events(events.stats())?;
         let kernel_tells_callers = show_identity(&source, &metrics)?;
+        let jobs = jobs::open(&config, &source, asynchronous.as_ref());
+        let (jobs, streamer) = jobs.map_or((None, None), |(jobs, streamer)| (Some(jobs), Some(streamer)));
+        if let Some((jobs, _)) = &jobs {
+            metrics.add_jobs(Arc::new(jobs::Shown(jobs.clone())))?;
+        }
         let api = Api {
             table: Arc::clone(&table),
             cluster: Arc::clone(&source.cluster),
@@ -114,7 +121,13 @@ impl App {
             metrics,
             kernel_tells_callers,
             store: asynchronous.as_ref().map(|asynchronous| asynchronous.store.clone()),
+            jobs: jobs.clone(),
+            job_request_bytes: config.jobs.request_bytes,
         };
+        let jobs = jobs.zip(streamer).map(|((jobs, _), streamer)| {
+            let (table, cluster) = (Arc::clone(&table), Arc::clone(&source.cluster));
+            (jobs::Worker::new(jobs, table, cluster, Arc::clone(&wake)), streamer)
+        });
         let gateway = Arc::new(Gateway {
             table,
             callers: Arc::clone(&source.callers),
@@ -129,7 +142,7 @@ impl App {
             stats,
             leaving: AtomicBool::new(false),
         });
-        Ok(Self { config, gateway, listeners, addresses, scaler, source, channel, wake, asynchronous, readiness })
+        Ok(Self { config, gateway, listeners, addresses, scaler, source, channel, wake, asynchronous, jobs, readiness })
     }
 
     /// Where it listens, with real port numbers.
@@ -176,6 +189,9 @@ impl App {
             let follows = self.readiness.block("a leader among the gateway nodes");
             let (leaving, end) = (traffic_watch.clone(), control_watch.clone());
             workers.spawn(asynchronous.run(table, self.wake, senders, follows, leaving, end));
+        }
+        if let Some(jobs) = self.jobs {
+            workers.spawn(jobs::run(jobs, control_watch.clone()));
         }
         let mut scaler_end = control_watch;
         workers.spawn(self.scaler.run(async move { scaler_end.signaled().await }));

@@ -1,6 +1,7 @@
 //! Where functions come from and how they are scaled. Each implementation writes the table and owns nothing above it.
 
 pub mod fixed;
+pub mod jobs;
 pub mod kube;
 pub mod local;
 

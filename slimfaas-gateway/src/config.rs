@@ -4,6 +4,7 @@ pub mod annotations;
 pub mod env;
 pub mod event_targets;
 pub mod fixed_functions;
+pub mod jobs;
 pub(crate) mod suggest;
 pub mod url_template;
 
@@ -40,6 +41,10 @@ pub struct Config {
     pub events: EventLimits,
     /// Addresses outside of the cluster that get events.
     pub event_targets: Vec<EventTarget>,
+    pub jobs: JobLimits,
+    /// Not logged: variables of jobs may hold secrets.
+    #[serde(skip)]
+    pub jobs_configuration: jobs::JobsConfiguration,
     /// Whoever shows what is in it may see and change every queue.
     pub admin_token_file: Option<PathBuf>,
     pub limits: Limits,
@@ -165,6 +170,21 @@ pub struct EventLimits {
     pub file_bytes: u64,
     /// The body of a structured CloudEvent, or of a batch of them.
     pub structured_bytes: u64,
+}
+
+/// Limits of jobs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct JobLimits {
+    /// A body of `POST /job/…` or `/job-schedules/…`.
+    pub request_bytes: u64,
+    /// Runs of one job that wait for a slot.
+    pub waiting_per_job: u32,
+    /// The same of all jobs.
+    pub waiting: u32,
+    /// Schedules of one job that were asked for over HTTP.
+    pub schedules_per_job: u32,
+    /// The same of all jobs.
+    pub schedules: u32,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

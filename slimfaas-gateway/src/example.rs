@@ -1,4 +1,5 @@
-//! The example function, `slimfaas example-function`: something to call that needs nothing installed.
+//! The example function, `slimfaas example-function`, and the example job, `slimfaas example-job`: something to call
+//! and something to run that need nothing installed.
 //!
 //! Also what the gateway is measured against, so its hot path is short.
 
@@ -34,6 +35,16 @@ pub async fn run(port: u16, name: &str, start_delay: Duration, stop: impl Future
         // A machine without IPv6.
         .or_else(|_| net::listen(SocketAddr::from(([0, 0, 0, 0], port))))?;
     serve(TcpListener::from_std(listener)?, name, stop).await
+}
+
+/// The work of the example job: a line for each word, with a pause after each.
+pub async fn work(words: &[String], pause: Duration, mut out: impl io::Write) -> io::Result<()> {
+    for word in words {
+        writeln!(out, "{word}")?;
+        out.flush()?;
+        sleep(pause).await;
+    }
+    Ok(())
 }
 
 async fn serve(listener: TcpListener, name: &str, stop: impl Future<Output = ()>) -> io::Result<()> {

@@ -11,6 +11,7 @@ pub mod drain;
 pub mod events;
 pub mod example;
 pub mod identity;
+pub mod jobs;
 pub mod model;
 pub mod net;
 pub mod peer;

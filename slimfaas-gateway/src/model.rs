@@ -2,7 +2,9 @@
 
 pub mod address;
 pub mod caller;
+pub mod cron;
 pub mod function;
+pub mod job;
 pub mod path;
 pub mod peer;
 pub mod problem;

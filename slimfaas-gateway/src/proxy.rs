@@ -9,6 +9,7 @@ pub mod caller;
 pub mod cors;
 pub mod deliver;
 pub mod enqueue;
+pub mod jobs;
 pub mod listener;
 pub(crate) mod outcome;
 mod pace;
@@ -58,6 +59,12 @@ pub trait OwnRoutes: Send + Sync + 'static {
 
     /// The caller may see and change the function's queue.
     fn answer_queue<'a>(&'a self, function: &'a FunctionId, route: QueueRoute<'a>) -> LocalFuture<'a, Response<Body>>;
+
+    /// Decides itself what the caller may.
+    fn answer_job<'a>(&'a self, call: jobs::JobCall<'a>) -> LocalFuture<'a, Response<Body>>;
+
+    /// The largest body of such a call.
+    fn job_request_bytes(&self) -> u64;
 }
 
 /// What all cores share.
@@ -120,6 +127,7 @@ pub(crate) async fn serve_request(connection: Rc<Connection>, request: Request<I
                 Err(rejection) => outcome.reject(rejection),
             }
         }
+        Ok(Route::Job(route)) => Box::pin(jobs::serve(&connection, route, head, body, outcome)).await,
         Ok(Route::Own(route)) => outcome.answer(gateway.own.answer(route).await),
         Err(rejection) => outcome.reject(rejection),
     };

@@ -20,6 +20,8 @@ use tokio::sync::{mpsc, watch};
 
 pub use self::raft::{Counters, DiskPace, DiskWriter, Entropy, StorageBackend};
 use self::transport::Transport;
+use crate::jobs::plan as jobs_plan;
+pub use crate::jobs::plan::JobsView;
 use crate::model::function::FunctionId;
 use crate::model::peer::Peer;
 use crate::queue::command::{Assignment, Command, Reply};
@@ -250,6 +252,21 @@ impl Store {
         let more = (rows.len() > max).then(|| rows.pop()).flatten();
         let next = more.map(|(order, _)| order);
         Ok((rows.into_iter().map(|(_, found)| found).collect(), next))
+    }
+
+    /// Changes with each change of what [`Store::jobs`] shows.
+    pub fn jobs_generation(&self) -> Result<u64, StoreError> {
+        jobs_plan::generation(&self.node.image()?).map_err(|error| self.node.damaged(&error))
+    }
+
+    /// The runs and schedules of all jobs.
+    pub fn jobs(&self) -> Result<JobsView, StoreError> {
+        jobs_plan::view(&self.node.image()?).map_err(|error| self.node.damaged(&error))
+    }
+
+    /// What a run of a job is to be; `None`: it is gone, or has ended.
+    pub fn job_spec(&self, id: ElementId) -> Result<Option<Bytes>, StoreError> {
+        jobs_plan::spec(&self.node.image()?, id).map_err(|error| self.node.damaged(&error))
     }
 
     /// Everything that was applied, at one moment: what [`Store::applied`] shows then.

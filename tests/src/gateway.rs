@@ -5,7 +5,7 @@ use std::process::{Command, ExitStatus};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
-use crate::process::{Scratch, Server};
+use crate::process::{Scratch, Server, Signal};
 use crate::{metrics, tools};
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
@@ -24,8 +24,9 @@ const READY: Duration = Duration::from_secs(30);
 pub struct Gateway {
     pub address: SocketAddr,
     server: Server,
+    command: Command,
     // After the server, which writes into it.
-    _scratch: Scratch,
+    scratch: Scratch,
 }
 
 /// Functions that run elsewhere, at the addresses that they name.
@@ -110,7 +111,16 @@ impl Gateway {
 
     fn start(command: &mut Command, address: SocketAddr, scratch: Scratch) -> Result<Self> {
         let server = Server::start("gateway", command, address, scratch.path())?;
-        Ok(Self { address, server, _scratch: scratch })
+        let command = std::mem::replace(command, Command::new("nothing"));
+        Ok(Self { address, server, command, scratch })
+    }
+
+    /// `kill -9`, and another process with the same files.
+    pub fn restart(&mut self) -> Result<()> {
+        self.server.signal(Signal::KILL)?;
+        self.server.wait(READY)?;
+        self.server = Server::start("gateway", &mut self.command, self.address, self.scratch.path())?;
+        client::eventually("ready", READY, || Ok((self.get("/ready")?.status == 200).then_some(())))
     }
 
     /// The other port of a local gateway.

@@ -11,6 +11,7 @@ mod compat {
     mod elsewhere;
     mod events;
     mod health;
+    mod jobs;
     mod queues;
     mod status;
     mod wake;

@@ -22,6 +22,7 @@ mod e2e {
     mod disruptions;
     mod events;
     mod identity;
+    mod jobs;
     mod manifests;
     mod many;
     mod outage;

@@ -13,6 +13,7 @@ mod loopback {
     mod events;
     mod failures;
     mod forwarding;
+    mod jobs;
     mod large_bodies;
     mod limits;
     mod local;

@@ -10,6 +10,7 @@ use slimfaas_ebpf::contract::Key;
 use tokio::sync::watch;
 
 use crate::cluster::fixed::{FixedCluster, Nodes};
+use crate::cluster::jobs::JobRunner;
 use crate::cluster::kube::{ConnectError, KubeCluster, KubeOptions};
 use crate::cluster::local::manifest::Manifest;
 use crate::cluster::local::{LocalCluster, LocalOptions, Output, StateDirectory, StateError};
@@ -31,6 +32,8 @@ pub struct Source {
     /// What the cluster writes.
     pub table: Arc<Table>,
     pub cluster: Arc<dyn Cluster>,
+    /// Where jobs can be run.
+    pub jobs: Option<Arc<dyn JobRunner>>,
     pub callers: Arc<dyn CallerIndex>,
     /// Where the kernel's word on callers is understood.
     pub identities: Option<Identified>,
@@ -88,6 +91,7 @@ pub fn local(manifest: Manifest, clean: bool, config: &Config) -> Result<Vec<(Co
         Source {
             table: Arc::clone(&table),
             callers: cluster.callers(),
+            jobs: Some(Arc::<LocalCluster>::clone(&cluster)),
             identities: None,
             dependency_changes: Some(cluster.dependency_changes()),
             peers: (configs.len() > 1).then(|| local_peers(node, &configs, &keys)),
@@ -155,6 +159,7 @@ pub fn fixed(text: &str, config: &Config) -> Result<(Source, Vec<Problem>), Vec<
         table: Arc::clone(&table),
         cluster: Arc::new(FixedCluster::new(functions.functions, &config.namespace, &table)),
         callers: Arc::new(NobodyKnown),
+        jobs: None,
         identities: None,
         dependency_changes: None,
         peers: (!config.peer.nodes.is_empty()).then(peers),
@@ -188,6 +193,7 @@ pub async fn kubernetes(config: &Config) -> Result<Source, KubernetesError> {
     Ok(Source {
         table,
         callers: Arc::<KubeCluster>::clone(&cluster),
+        jobs: Some(Arc::<KubeCluster>::clone(&cluster)),
         identities: salt
             .is_some()
             .then(|| Identified { index: Arc::<KubeCluster>::clone(&cluster), table: cluster.identities() }),

@@ -70,6 +70,16 @@ enum Command {
         #[arg(long, env = "START_DELAY_MS", default_value_t = 0)]
         start_delay_ms: u64,
     },
+    /// Do the work of the example job: say words, one after the other, and end.
+    ExampleJob {
+        words: Vec<String>,
+        /// Milliseconds after each word.
+        #[arg(long, env = "PAUSE_MS", default_value_t = 0)]
+        pause_ms: u64,
+        /// How it ends.
+        #[arg(long, env = "EXIT_CODE", default_value_t = 0)]
+        exit_code: u8,
+    },
     /// Become the process of a replica; `local up` uses it.
     #[command(name = child::SUBCOMMAND, hide = true)]
     LocalChild {
@@ -130,6 +140,9 @@ fn main() -> ExitCode {
         Command::Publish(event) => control_runtime().and_then(|runtime| publish::run(&runtime, *event)),
         Command::ExampleFunction { port, name, replica, start_delay_ms } => {
             run_example(port, &format!("{name}-{replica}"), Duration::from_millis(start_delay_ms))
+        }
+        Command::ExampleJob { words, pause_ms, exit_code } => {
+            run_example_job(&words, Duration::from_millis(pause_ms), exit_code)
         }
         Command::LocalChild { parent, command } => {
             Err(Failure { code: EXIT_NOT_STARTED, error: child::become_command(parent, &command).into() })
@@ -272,4 +285,13 @@ fn run_example(port: u16, name: &str, start_delay: Duration) -> Result<(), Failu
         };
         Ok(example::run(port, name, start_delay, stop).await.context("the example function failed")?)
     })
+}
+
+fn run_example_job(words: &[String], pause: Duration, exit_code: u8) -> Result<(), Failure> {
+    let done = control_runtime()?.block_on(example::work(words, pause, io::stdout()));
+    done.context("the example job cannot write")?;
+    match exit_code {
+        0 => Ok(()),
+        code => Err(Failure { code, error: anyhow::anyhow!("the example job was asked to fail") }),
+    }
 }

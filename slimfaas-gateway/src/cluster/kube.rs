@@ -6,6 +6,7 @@
 
 mod events;
 mod index;
+mod jobs;
 mod lease;
 pub mod node;
 mod pod;
@@ -28,6 +29,7 @@ use slimfaas_ebpf::contract::{Identity, Key};
 
 use self::events::{Announcements, Announcer};
 use self::index::Index;
+use self::jobs::KubeJobs;
 use crate::cluster::{Cluster, ClusterFuture, ScaleError, Scaling};
 use crate::config::url_template::UrlTemplate;
 use crate::identity::table::Table as Identities;
@@ -71,6 +73,7 @@ pub struct KubeCluster {
     leads: watch::Sender<bool>,
     alone: watch::Sender<bool>,
     identities: watch::Sender<Arc<Identities>>,
+    jobs: KubeJobs,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -95,6 +98,7 @@ impl KubeCluster {
             leads: watch::Sender::new(false),
             alone: watch::Sender::new(true),
             identities: watch::Sender::default(),
+            jobs: KubeJobs::new(),
             options,
         }))
     }

@@ -10,6 +10,7 @@ mod companion;
 mod document;
 mod env_file;
 mod expand;
+mod jobs;
 pub mod manifest;
 mod output;
 mod overlay;

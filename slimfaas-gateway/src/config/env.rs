@@ -142,6 +142,7 @@ fn load_onto(mut draft: Draft, vars: impl IntoIterator<Item = (String, String)>)
             problems.push(Problem::new(used.vars[0], format!("found {}; {reason}", quoted(&used.text))));
         }
     }
+    warnings.append(&mut draft.warnings);
     choose_cluster(&mut draft, &mut problems, &mut warnings);
     check_nodes(&draft.config, &mut problems, &mut warnings);
     warnings.extend(vars.iter().filter(|(name, _)| !read.contains(*name)).filter_map(warn_about));

@@ -120,6 +120,27 @@ pub struct BodyState {
     pub swept: u64,
 }
 
+/// Runs of one job at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JobDepths {
+    pub job: String,
+    pub namespace: String,
+    pub queued: u64,
+    pub started: u64,
+    pub finished: u64,
+}
+
+/// What this node has counted of jobs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct JobCounts {
+    pub asked: u64,
+    pub refused: u64,
+    pub fired: u64,
+    pub succeeded: u64,
+    pub failed: u64,
+    pub not_taken: u64,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

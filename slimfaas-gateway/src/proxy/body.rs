@@ -12,6 +12,7 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use tokio::io::{AsyncRead as _, ReadBuf};
+use tokio::sync::mpsc;
 use tokio::time::Sleep;
 
 use crate::clock::{self, Instant};
@@ -23,6 +24,8 @@ pub struct Body(Kind);
 enum Kind {
     Full(Full<Bytes>),
     Function(Box<ResponseBody>),
+    /// As it comes, until its sender is gone.
+    Chunks(mpsc::Receiver<Bytes>),
 }
 
 impl Body {
@@ -32,6 +35,10 @@ impl Body {
 
     pub fn full(bytes: impl Into<Bytes>) -> Self {
         Self(Kind::Full(Full::new(bytes.into())))
+    }
+
+    pub fn chunks(chunks: mpsc::Receiver<Bytes>) -> Self {
+        Self(Kind::Chunks(chunks))
     }
 
     pub(super) fn function(body: ResponseBody) -> Self {
@@ -47,6 +54,7 @@ impl HttpBody for Body {
         match &mut self.get_mut().0 {
             Kind::Full(full) => Pin::new(full).poll_frame(cx).map_err(|never| match never {}),
             Kind::Function(body) => body.poll_frame(cx),
+            Kind::Chunks(chunks) => chunks.poll_recv(cx).map(|chunk| chunk.map(Frame::data).map(Ok)),
         }
     }
 
@@ -54,6 +62,7 @@ impl HttpBody for Body {
         match &self.0 {
             Kind::Full(full) => full.is_end_stream(),
             Kind::Function(body) => body.is_end_stream(),
+            Kind::Chunks(_) => false,
         }
     }
 
@@ -61,6 +70,7 @@ impl HttpBody for Body {
         match &self.0 {
             Kind::Full(full) => full.size_hint(),
             Kind::Function(body) => body.size_hint(),
+            Kind::Chunks(_) => SizeHint::default(),
         }
     }
 }

@@ -18,6 +18,8 @@ pub enum Rejection {
     },
     /// The request is not valid HTTP, or not one that this gateway forwards.
     BadRequest(&'static str),
+    /// The body or the path asks for what cannot be, in these words.
+    Invalid(String),
     BodyTooLarge {
         limit: u64,
     },
@@ -76,7 +78,7 @@ impl Rejection {
         match self {
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
-            Self::BadRequest(_) | Self::InvalidEvent(_) => StatusCode::BAD_REQUEST,
+            Self::BadRequest(_) | Self::Invalid(_) | Self::InvalidEvent(_) => StatusCode::BAD_REQUEST,
             Self::UnsupportedEventFormat(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
@@ -101,6 +103,7 @@ impl Rejection {
             | Self::BadRequest(_)
             | Self::InvalidEvent(_)
             | Self::UnsupportedEventFormat(_)
+            | Self::Invalid(_)
             | Self::BodyTooLarge { .. }
             | Self::BodyTooSlow => Side::Client,
             Self::TooManyWaiting { .. }
@@ -121,6 +124,7 @@ impl Rejection {
             Self::NotFound => "not-found",
             Self::MethodNotAllowed { .. } => "method-not-allowed",
             Self::BadRequest(_) => "bad-request",
+            Self::Invalid(_) => "invalid-request",
             Self::BodyTooLarge { .. } => "body-too-large",
             Self::BodyTooSlow => "body-too-slow",
             Self::TooManyWaiting { .. } => "too-many-waiting",
@@ -144,6 +148,7 @@ impl Rejection {
             Self::NotFound => String::new(),
             Self::MethodNotAllowed { allow } => format!("this route takes {allow}"),
             Self::BadRequest(reason) => (*reason).to_owned(),
+            Self::Invalid(reason) => reason.clone(),
             Self::BodyTooLarge { limit } => format!("the request's body is larger than {limit} bytes"),
             Self::BodyTooSlow => "the request's body arrives too slowly".to_owned(),
             Self::TooManyWaiting { limit } => format!("{limit} requests wait for this function already"),
@@ -183,6 +188,7 @@ impl Rejection {
             | Self::BadRequest(_)
             | Self::InvalidEvent(_)
             | Self::UnsupportedEventFormat(_)
+            | Self::Invalid(_)
             | Self::BodyTooLarge { .. }
             | Self::BodyTooSlow => None,
         }

@@ -17,6 +17,7 @@ pub enum Route<'a> {
     Callback(Callback<'a>),
     Queue(QueueRoute<'a>),
     Event(EventCall<'a>),
+    Job(JobRoute<'a>),
     Own(OwnRoute<'a>),
 }
 
@@ -72,6 +73,26 @@ pub enum QueueAction<'a> {
     Resume,
 }
 
+/// `/job/{name}/…`, `/job-schedules/{name}/…` and `/jobs/status` (reference §1.14).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct JobRoute<'a> {
+    /// As written; empty for all of them.
+    pub name: &'a str,
+    pub action: JobAction<'a>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JobAction<'a> {
+    StatusAll,
+    List,
+    Run,
+    Delete(&'a str),
+    Logs { id: &'a str, follow: bool },
+    Schedules,
+    Schedule,
+    Unschedule(&'a str),
+}
+
 /// Everything that the gateway answers itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OwnRoute<'a> {
@@ -115,6 +136,9 @@ pub fn route<'a>(method: &Method, target: &'a PathAndQuery) -> Result<Route<'a>,
         let call = EventCall { event: None, path: "/", path_offset: path.len() };
         return allow(method, "POST").map(|()| Route::Event(call));
     }
+    if let Some(route) = job_route(method, target) {
+        return route.map(Route::Job);
+    }
     let (route, allowed): (OwnRoute<'a>, &'static str) = match path {
         "/status-functions" => (OwnRoute::StatusAll, "GET, HEAD"),
         "/wake-functions" => (OwnRoute::WakeAll, "GET, POST"),
@@ -156,6 +180,37 @@ fn queue_route<'a>(method: &Method, rest: &'a str, query: Option<&'a str>) -> Re
         _ => Err(Rejection::NotFound),
     }?;
     Ok(QueueRoute { name, action, query })
+}
+
+/// `None`: it is not about jobs.
+fn job_route<'a>(method: &Method, target: &'a PathAndQuery) -> Option<Result<JobRoute<'a>, Rejection>> {
+    let path = target.path();
+    let one = |allowed, name, action| allow(method, allowed).map(|()| JobRoute { name, action });
+    let read_or_post = |name, read, post| {
+        let action = if method == Method::POST { post } else { read };
+        one("GET, HEAD, POST", name, action)
+    };
+    if matches!(path, "/jobs/status" | "/status-jobs") {
+        return Some(one("GET, HEAD", "", JobAction::StatusAll));
+    }
+    let (rest, is_schedule) = match (path.strip_prefix("/job/"), path.strip_prefix("/job-schedules/")) {
+        (Some(rest), _) => (rest, false),
+        (_, Some(rest)) => (rest, true),
+        (None, None) => return None,
+    };
+    let parts: Vec<&str> = rest.split('/').collect();
+    let follow = target
+        .query()
+        .is_some_and(|query| query.split('&').any(|pair| matches!(pair, "follow" | "follow=true" | "follow=1")));
+    Some(match (parts.as_slice(), is_schedule) {
+        ([""] | ["", ..], _) => Err(Rejection::NotFound),
+        ([name], false) => read_or_post(name, JobAction::List, JobAction::Run),
+        ([name, id], false) => one("DELETE", name, JobAction::Delete(id)),
+        ([name, id, "logs"], false) => one("GET, HEAD", name, JobAction::Logs { id, follow }),
+        ([name], true) => read_or_post(name, JobAction::Schedules, JobAction::Schedule),
+        ([name, id], true) => one("DELETE", name, JobAction::Unschedule(id)),
+        _ => Err(Rejection::NotFound),
+    })
 }
 
 fn function_call<'a>(path: &'a str, rest: &'a str) -> Result<FunctionCall<'a>, Rejection> {

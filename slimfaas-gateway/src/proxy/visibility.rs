@@ -60,6 +60,16 @@ pub fn is_internal(caller: &Caller, function: &FunctionId, spec: &FunctionSpec) 
     }
 }
 
+/// The same for a job of this namespace, whose owner can exclude nobody.
+pub fn is_inside(caller: &Caller, namespace: &str) -> bool {
+    match caller {
+        Caller::Outside => false,
+        Caller::Gateway => true,
+        Caller::Job { job } => &*job.namespace == namespace,
+        Caller::Pod { workload, trust } => &*workload.namespace == namespace && *trust == Trust::Trusted,
+    }
+}
+
 /// The whole decision for something of this visibility.
 pub fn decide(
     visibility: Visibility,

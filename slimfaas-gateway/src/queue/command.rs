@@ -5,6 +5,7 @@ use bytes::Bytes;
 use super::codec::{DecodeError, Reader, Result, Writer};
 use super::element::{ElementId, End, PeerRun, Place, Policy};
 use super::request::BodyFile;
+use crate::jobs::command::JobCommand;
 use crate::model::function::FunctionId;
 
 /// One change of the queue.
@@ -40,6 +41,8 @@ pub enum Command {
     Purge { function: FunctionId, max: u32 },
     /// Replaces the limits.
     Limits(Limits),
+    /// Of jobs, which have a state machine of their own.
+    Job(JobCommand),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,10 +113,23 @@ pub enum Limit {
     FunctionBytes,
     TotalElements,
     TotalBytes,
+    /// Runs of one job that wait.
+    JobRuns,
+    /// Runs of all jobs that wait.
+    AllJobRuns,
+    JobSchedules,
 }
 
 impl Limit {
-    pub const ALL: [Self; 4] = [Self::FunctionElements, Self::FunctionBytes, Self::TotalElements, Self::TotalBytes];
+    pub const ALL: [Self; 7] = [
+        Self::FunctionElements,
+        Self::FunctionBytes,
+        Self::TotalElements,
+        Self::TotalBytes,
+        Self::JobRuns,
+        Self::AllJobRuns,
+        Self::JobSchedules,
+    ];
 
     pub fn as_str(self) -> &'static str {
         match self {
@@ -121,6 +137,9 @@ impl Limit {
             Self::FunctionBytes => "function_bytes",
             Self::TotalElements => "total_elements",
             Self::TotalBytes => "total_bytes",
+            Self::JobRuns => "job_runs",
+            Self::AllJobRuns => "all_job_runs",
+            Self::JobSchedules => "job_schedules",
         }
     }
 }
@@ -185,6 +204,10 @@ impl Command {
                 writer.byte(15);
                 limits.write(writer);
             }
+            Self::Job(command) => {
+                writer.byte(16);
+                command.write(writer);
+            }
         }
     }
 
@@ -205,6 +228,7 @@ impl Command {
             13 => Self::DeleteDead { function: function(reader)?, max: reader.narrow()? },
             14 => Self::Purge { function: function(reader)?, max: reader.narrow()? },
             15 => Self::Limits(Limits::read(reader)?),
+            16 => Self::Job(JobCommand::read(reader)?),
             _ => return Err(DecodeError("has an unknown command")),
         })
     }
@@ -213,6 +237,7 @@ impl Command {
     pub fn size_hint(&self) -> usize {
         match self {
             Self::Enqueue(enqueue) => enqueue.request.len() + 160,
+            Self::Job(command) => command.size_hint() + 1,
             _ => 96,
         }
     }
@@ -352,6 +377,7 @@ mod tests {
             Command::DeleteDead { function: function(), max: 1000 },
             Command::Purge { function: function(), max: 1000 },
             Command::Limits(Limits::default()),
+            Command::Job(JobCommand::Delete { id: element }),
         ];
         for command in commands {
             let mut writer = Writer::default();

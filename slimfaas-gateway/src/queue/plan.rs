@@ -115,6 +115,8 @@ impl Queue {
                 self.limits = limits;
                 Ok(Reply::Done)
             }
+            // The store gives them to their own state machine.
+            Command::Job(_) => Ok(Reply::Stale),
         }
     }
 

@@ -32,10 +32,16 @@ pub enum Table {
     Replies = 9,
     /// Element → the file that is its body, for those that have one.
     Bodies = 10,
+    /// Run of a job → where it is in its life.
+    JobRuns = 11,
+    /// Run of a job that has not ended → what it is to be.
+    JobSpecs = 12,
+    /// Schedule of a job → how far it has come.
+    JobSchedules = 13,
 }
 
 impl Table {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 14] = [
         Self::Meta,
         Self::Functions,
         Self::Nodes,
@@ -47,6 +53,9 @@ impl Table {
         Self::Dead,
         Self::Replies,
         Self::Bodies,
+        Self::JobRuns,
+        Self::JobSpecs,
+        Self::JobSchedules,
     ];
 
     pub fn of(number: u8) -> Option<Self> {
@@ -67,6 +76,9 @@ impl Table {
             Self::Dead => "dead",
             Self::Replies => "replies",
             Self::Bodies => "bodies",
+            Self::JobRuns => "job_runs",
+            Self::JobSpecs => "job_specs",
+            Self::JobSchedules => "job_schedules",
         }
     }
 }

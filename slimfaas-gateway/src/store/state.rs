@@ -1,10 +1,11 @@
-//! The replicated state: the queue, and which batches of which process were applied, so that none is applied twice.
+//! The replicated state: the queue, the jobs, and which batches of which process were applied, so that none is applied twice.
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
 use super::command::{Batch, BatchReply, decode_entry};
+use crate::jobs::plan::Jobs;
 use crate::queue::codec::{DecodeError, Reader, Writer};
 use crate::queue::command::{Command, Effect, Reply};
 use crate::queue::plan::{Queue, element};
@@ -16,6 +17,7 @@ const SESSION: u64 = 0;
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct State {
     pub queue: Queue,
+    pub jobs: Jobs,
     sessions: BTreeMap<u64, Session>,
 }
 
@@ -29,7 +31,7 @@ struct Session {
 
 impl State {
     pub fn load(tables: &impl Reading) -> Result<Self> {
-        let mut state = Self { queue: Queue::load(tables)?, sessions: BTreeMap::new() };
+        let mut state = Self { queue: Queue::load(tables)?, jobs: Jobs::load(tables)?, sessions: BTreeMap::new() };
         let mut next = pair(0, SESSION);
         while let Some((key, value)) = tables.first(Table::Replies, &next)? {
             let (node, row) = unpair(&key).ok_or_else(|| damaged(&key, "is not a pair of numbers"))?;
@@ -112,7 +114,12 @@ impl State {
         tables: &mut T,
         effects: &mut Vec<Effect>,
     ) -> Result<Vec<Reply>> {
-        batch.commands.into_iter().map(|command| self.queue.apply(command, tables, effects)).collect()
+        let now_ms = self.queue.clock_ms();
+        let apply = |command| match command {
+            Command::Job(command) => self.jobs.apply(command, now_ms, tables),
+            command => self.queue.apply(command, tables, effects),
+        };
+        batch.commands.into_iter().map(apply).collect()
     }
 
     /// A new process of a node counts its batches anew.

@@ -1,4 +1,4 @@
-mod cluster;
+pub(crate) mod cluster;
 pub(crate) mod disk;
 mod many;
 mod one;

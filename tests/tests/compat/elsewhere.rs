@@ -31,5 +31,3 @@ fn what_is_not_served_is_absent() -> Result<()> {
     }
     Ok(())
 }
-
-// Routes 11 to 19, jobs and their schedules: a file `jobs.rs` beside this one.

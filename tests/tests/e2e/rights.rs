@@ -39,6 +39,13 @@ fn the_role_holds_exactly_the_verbs_that_are_used() -> Result<()> {
             site.wait_replicas(kind, name, 0, SOON)?;
         }
     }
+    // A job, from its definition to its end: asked for, shown, read, forgotten.
+    let job = super::jobs::Definition { ttl: 1, ..super::jobs::Definition::default() };
+    site.apply(&job.yaml())?;
+    let id = super::jobs::run(&site, "report", "{}")?;
+    super::jobs::wait_status(&site, "report", &id, "Succeeded")?;
+    assert_eq!(site.call(&format!("/job/report/{id}/logs"))?.text(), "done\n");
+    wait("the run is forgotten", SOON, || Ok(super::jobs::rows(&site, "report")?.is_empty().then_some(())))?;
     let granted = granted(&site.get("role", "slimfaas")?)?;
     let (used, refused) = wait("every right is used", SOON, || {
         let (used, refused) = used(&site, &std::fs::read_to_string(&log)?)?;

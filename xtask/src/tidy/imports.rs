@@ -123,21 +123,29 @@ const TABLE: &[Row] = &[
     row("scaler::history", SCALER_CORES),
     row("scaler::schedule", SCALER_CORES),
     row("scaler::stabilize", SCALER_CORES),
-    row("cluster", &["table", "config", "identity", "net", "telemetry", "drain", "readiness"]),
-    row("jobs", &["cluster", "store", "table", "proxy::upstream", "telemetry", "drain"]),
     // What an event is; `proxy::publish` delivers it, over the connections of the core that was asked.
     row("events", &["net"]),
     row("events::cloud_event", &["events::name"]),
     row("events::name", &[]),
     row("events::prefer", &[]),
+    // Runs of jobs are named by the ids that the log has for them.
+    row("cluster", &["table", "config", "identity", "net", "telemetry", "drain", "readiness", "queue::element"]),
+    row("jobs", &["cluster", "config", "store", "queue::command", "queue::element", "table", "proxy::wake", "drain"]),
+    row("jobs::command", &[]).and(QUEUE_CORES),
+    row("jobs::plan", &[]).and(QUEUE_CORES),
+    row("jobs::duties", &["cluster::jobs", "queue::element", "jobs::command", "jobs::plan"]),
+    row("jobs::quantity", &[]),
+    row("jobs::resolve", &["jobs::quantity"]),
     row("identity", &[]),
     row("agent", &["cluster::kube", "identity", "peer", "net", "drain", "signal"]),
     row("agent::desired", &[]),
     row("agent::knowledge", &["identity", "agent::desired"]),
 ];
 
-/// The queue's state machine. The store runs it, and knows nothing else of the queue.
+/// The state machines of the queue and of jobs. The store runs them, and knows nothing else of either.
 const QUEUE_CORES: &[&str] = &[
+    "jobs::command",
+    "jobs::plan",
     "queue::codec",
     "queue::command",
     "queue::element",
@@ -159,6 +167,7 @@ const PURE: &[&[&str]] = &[
     &["model", "peer::digest", "peer::frame", "peer::inbox", "peer::outbox", "proxy::visibility"],
     &["bodies::wire"],
     &["events::cloud_event", "events::name", "events::prefer"],
+    &["jobs::duties", "jobs::quantity", "jobs::resolve"],
     QUEUE_CORES,
     SCALER_CORES,
     STORE_CORES,

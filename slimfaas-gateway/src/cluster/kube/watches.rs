@@ -104,7 +104,7 @@ pub(super) fn of_node(client: &Client, node: &str) -> Changes {
     )
 }
 
-fn config() -> watcher::Config {
+pub(super) fn config() -> watcher::Config {
     watcher::Config::default().page_size(PAGE_SIZE).timeout(WATCH_SECONDS)
 }
 
@@ -113,7 +113,15 @@ fn replica_set(object: PartialObjectMeta<ReplicaSet>) -> Option<Change> {
     Some(Change::ReplicaSet { uid: object.uid()?.into(), deployment: deployment.uid })
 }
 
-/// Turns one watch into changes. After a new list, what is not in it is gone.
+/// What a watch shows beside the objects that concern us.
+pub(super) enum Followed {
+    Gone(Uid),
+    /// The list is complete.
+    Listed,
+    /// It is taken up again.
+    Failed(watcher::Error),
+}
+
 fn follow<K>(
     events: impl Stream<Item = watcher::Result<Event<K>>> + Send + 'static,
     kind: Kind,
@@ -123,9 +131,27 @@ fn follow<K>(
 where
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
 {
+    follow_any(events, read, move |followed| match followed {
+        Followed::Gone(uid) => gone(uid),
+        Followed::Listed => Change::Listed(kind),
+        Followed::Failed(error) => Change::Failed(kind, error),
+    })
+}
+
+/// Turns one watch into changes of any kind. After a new list, what is not in it is gone.
+pub(super) fn follow_any<K, C>(
+    events: impl Stream<Item = watcher::Result<Event<K>>> + Send + 'static,
+    read: fn(K) -> Option<C>,
+    other: impl Fn(Followed) -> C + Send + 'static,
+) -> Pin<Box<dyn Stream<Item = C> + Send>>
+where
+    K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+    C: Send + 'static,
+{
     let mut listing = Listing::default();
     let changes = events.default_backoff().flat_map(move |event| {
-        let changes: Vec<Change> = match event {
+        let gone = |uid| other(Followed::Gone(uid));
+        let changes: Vec<C> = match event {
             Ok(Event::Init) => {
                 listing.begin();
                 Vec::new()
@@ -147,9 +173,9 @@ where
             }
             Ok(Event::InitDone) => {
                 let left = listing.end().into_iter().map(gone);
-                left.chain([Change::Listed(kind)]).collect()
+                left.chain([other(Followed::Listed)]).collect()
             }
-            Err(error) => vec![Change::Failed(kind, error)],
+            Err(error) => vec![other(Followed::Failed(error))],
         };
         stream::iter(changes)
     });

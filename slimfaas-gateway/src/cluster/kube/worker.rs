@@ -77,6 +77,7 @@ impl KubeCluster {
             announced: BTreeMap::new(),
             end: end.clone(),
         };
+        worker.tasks.spawn(Arc::clone(&self).follow_jobs(end.clone()));
         let (mut end, mut leads) = (end, self.leads());
         loop {
             tokio::select! {
@@ -93,7 +94,7 @@ impl KubeCluster {
         while worker.tasks.join_next().await.is_some() {}
     }
 
-    fn namespaces(&self) -> impl Iterator<Item = &str> {
+    pub(super) fn namespaces(&self) -> impl Iterator<Item = &str> {
         let others = self.options.other_namespaces.iter().filter(|other| **other != self.options.namespace);
         [&self.options.namespace].into_iter().chain(others).map(String::as_str)
     }
@@ -126,6 +127,7 @@ impl Worker {
         self.publish(&functions);
         if pods_changed || self.blocker.is_some() {
             self.follow_peers();
+            self.cluster.jobs.pod_changed();
         }
         if pods_changed || dependency || self.blocker.is_some() {
             self.publish_identities();

@@ -14,7 +14,8 @@ use super::overlay::{conform, merge};
 use super::reading::Cursor;
 use super::report::Report;
 use super::schema::ROOT;
-use crate::config::{annotations, suggest};
+use crate::config::{annotations, jobs, suggest};
+use crate::model::job::{self, JobSpec};
 use crate::model::problem::Problem;
 use crate::model::spec::{Dependency, FunctionSpec};
 use crate::table::view::Address;
@@ -47,6 +48,7 @@ pub struct Manifest {
     pub state: State,
     pub functions: BTreeMap<String, FunctionEntry>,
     pub processes: BTreeMap<String, ProcessEntry>,
+    pub jobs: BTreeMap<String, JobEntry>,
 }
 
 /// `cluster.nodeLogLevel`, in the words of the original.
@@ -123,6 +125,14 @@ pub struct Shutdown {
     /// May hold placeholders.
     pub path: String,
     pub timeout: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct JobEntry {
+    pub launch: Launch,
+    pub spec: Arc<JobSpec>,
+    /// Of the annotations; the job runs all the same.
+    pub problems: Arc<[Problem]>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -233,11 +243,11 @@ fn read_manifest(root: &Cursor<'_>, base: &Path) -> Manifest {
         state: State { persistent, directory: base.join(directory) },
         functions: read_functions(&root.child("functions"), base),
         processes: read_processes(&root.child("processes"), base),
+        jobs: read_jobs(&root.child("jobs"), base),
         name,
     };
     check_ports(&manifest, root);
     check_process_dependencies(&manifest, &root.child("functions"));
-    check_jobs(&root.child("jobs"), base);
     manifest
 }
 
@@ -438,27 +448,44 @@ fn read_process(cursor: &Cursor<'_>, base: &Path) -> ProcessEntry {
     }
 }
 
-/// Jobs are checked, so that a manifest that passes today passes when they run.
-fn check_jobs(cursor: &Cursor<'_>, base: &Path) {
-    for (name, job) in cursor.entries() {
-        check_function_name(name, &job);
-        read_launch(&job, base);
-        let annotations = job.child("annotations");
-        let is_job = annotations.text_map().get("SlimFaas/Job").is_some_and(|text| text.eq_ignore_ascii_case("true"));
-        if !is_job {
-            annotations.problem("SlimFaas/Job: \"true\" is required");
-        }
-        job.child("ttlSecondsAfterFinished").number(&(0..=u32::MAX), 60);
-        job.child("backoffLimit").number(&(0..=u32::MAX), 1);
-        job.child("restartPolicy").choice(&[("Never", ()), ("OnFailure", ())]);
-        job.warning("accepted, but jobs are not run by this version");
+fn read_jobs(cursor: &Cursor<'_>, base: &Path) -> BTreeMap<String, JobEntry> {
+    let named = cursor.entries().into_iter();
+    named
+        .map(|(name, job)| {
+            if !jobs::is_name(name) {
+                job.problem("jobs are named by 3 to 30 lower-case letters, digits, `_` and `-`");
+            }
+            (name.to_owned(), read_job(name, &job, base))
+        })
+        .collect()
+}
+
+fn read_job(name: &str, cursor: &Cursor<'_>, base: &Path) -> JobEntry {
+    let policies = [("Never", job::RestartPolicy::Never), ("OnFailure", job::RestartPolicy::OnFailure)];
+    let mut spec = JobSpec {
+        ttl_seconds: cursor.child("ttlSecondsAfterFinished").number(&(0..=u32::MAX), 60),
+        backoff_limit: cursor.child("backoffLimit").number(&(0..=u32::MAX), 1),
+        restart_policy: cursor.child("restartPolicy").choice(&policies).unwrap_or_default(),
+        // Not enforced here.
+        resources: job::Resources::default(),
+        ..JobSpec::default()
+    };
+    let written = cursor.child("annotations");
+    let texts = written.text_map();
+    if !jobs::is_job(&texts) {
+        written.problem("SlimFaas/Job: \"true\" is required");
     }
+    let problems = jobs::annotate(name, &mut spec, &texts);
+    for problem in &problems {
+        written.child(&problem.key).warning(problem.message.clone());
+    }
+    JobEntry { launch: read_launch(cursor, base), spec: Arc::new(spec), problems: problems.into() }
 }
 
 fn check_function_name(name: &str, cursor: &Cursor<'_>) {
     let letters = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'_' | b'-');
     if !(3..=63).contains(&name.len()) || !name.bytes().all(letters) {
-        cursor.problem("functions and jobs are named by 3 to 63 lower-case letters, digits, `_` and `-`");
+        cursor.problem("functions are named by 3 to 63 lower-case letters, digits, `_` and `-`");
     }
 }
 

@@ -3,13 +3,16 @@
 //! Lines go to a thread of their own through a bounded channel. When the terminal is slower than the processes,
 //! lines are left out and counted, so that neither a process nor the gateway waits for a terminal.
 
+use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::io::{IsTerminal, Write};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::sync::watch;
 
 /// Lines that wait for the terminal: some hundred kilobytes at most in practice.
 const LINES_MAX: usize = 4096;
@@ -94,11 +97,14 @@ impl Source {
         }
     }
 
-    /// Shows the lines of a pipe until it ends.
-    pub(super) async fn pump(self, mut pipe: impl AsyncRead + Unpin) {
+    /// Shows the lines of a pipe until it ends, and keeps what they are made of.
+    pub(super) async fn pump(self, mut pipe: impl AsyncRead + Unpin, kept: Option<Arc<Kept>>) {
         let mut line: Vec<u8> = Vec::new();
         let mut chunk = vec![0; LINE_BYTES_MAX];
         while let Ok(read @ 1..) = pipe.read(&mut chunk).await {
+            if let Some(kept) = &kept {
+                kept.push(&chunk[..read]);
+            }
             for piece in chunk[..read].split_inclusive(|b| *b == b'\n') {
                 line.extend_from_slice(piece);
                 if line.last() == Some(&b'\n') {
@@ -113,6 +119,67 @@ impl Source {
         }
         if !line.is_empty() {
             self.line(&line);
+        }
+    }
+}
+
+/// The last output of one process, for those who ask for it.
+pub(super) struct Kept {
+    max: usize,
+    written: Mutex<Written>,
+    /// Changes with each change of `written`.
+    changes: watch::Sender<()>,
+}
+
+#[derive(Default)]
+struct Written {
+    bytes: VecDeque<u8>,
+    /// What was before `bytes` and is no longer kept.
+    forgotten: u64,
+    is_closed: bool,
+}
+
+impl Kept {
+    pub(super) fn new(max: usize) -> Self {
+        Self { max, written: Mutex::default(), changes: watch::Sender::new(()) }
+    }
+
+    fn push(&self, bytes: &[u8]) {
+        self.change(|written| {
+            written.bytes.extend(bytes);
+            let over = written.bytes.len().saturating_sub(self.max);
+            written.bytes.drain(..over);
+            written.forgotten += over as u64;
+        });
+    }
+
+    /// Nothing more will be written.
+    pub(super) fn close(&self) {
+        self.change(|written| written.is_closed = true);
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Written)) {
+        change(&mut self.written.lock().unwrap_or_else(PoisonError::into_inner));
+        self.changes.send_replace(());
+    }
+
+    /// What was written from the byte `from` on, as far as it is kept, and where it ends. With `follow` it waits for
+    /// more. `None`: there is no more.
+    pub(super) async fn after(&self, from: u64, follow: bool) -> Option<(Bytes, u64)> {
+        let mut changes = self.changes.subscribe();
+        loop {
+            {
+                let written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+                let end = written.forgotten + written.bytes.len() as u64;
+                if end > from {
+                    let skip = usize::try_from(from.saturating_sub(written.forgotten)).unwrap_or(usize::MAX);
+                    return Some((written.bytes.iter().skip(skip).copied().collect(), end));
+                }
+                if !follow || written.is_closed {
+                    return None;
+                }
+            }
+            changes.changed().await.ok()?;
         }
     }
 }
@@ -141,7 +208,7 @@ mod tests {
     async fn shown(input: &[u8], colour: bool) -> String {
         let (sender, receiver) = channel();
         let output = Output::new(Wire(sender), colour);
-        output.source("fib-0", 1, 7).pump(input).await;
+        output.source("fib-0", 1, 7).pump(input, None).await;
         drop(output);
         String::from_utf8(receiver.iter().flatten().collect()).unwrap()
     }
@@ -158,6 +225,21 @@ mod tests {
         let shown = shown(&[b'x'; 100_000], false).await;
         assert!(shown.lines().all(|line| line.len() <= 2 * LINE_BYTES_MAX));
         assert_eq!(shown.bytes().filter(|b| *b == b'x').count(), 100_000);
+    }
+
+    #[tokio::test]
+    async fn the_last_output_is_kept_and_followed() {
+        let kept = Kept::new(4);
+        assert_eq!(kept.after(0, false).await, None);
+        kept.push(b"abc");
+        assert_eq!(kept.after(0, false).await, Some((Bytes::from_static(b"abc"), 3)));
+        kept.push(b"def");
+        assert_eq!(kept.after(3, true).await, Some((Bytes::from_static(b"def"), 6)));
+        assert_eq!(kept.after(0, true).await, Some((Bytes::from_static(b"cdef"), 6)), "the first two are no more");
+        let (more, ()) = tokio::join!(kept.after(6, true), async { kept.push(b"g") });
+        assert_eq!(more, Some((Bytes::from_static(b"g"), 7)));
+        let (end, ()) = tokio::join!(kept.after(7, true), async { kept.close() });
+        assert_eq!(end, None);
     }
 
     #[test]

@@ -19,7 +19,7 @@ use tokio::time::{sleep, timeout};
 use super::child::SUBCOMMAND;
 use super::expand::Placeholders;
 use super::manifest::Launch;
-use super::output::Source;
+use super::output::{Kept, Source};
 use super::state::{STATE_VARIABLE, StateDirectory};
 use crate::net;
 use crate::table::view::Address;
@@ -54,6 +54,21 @@ impl Launcher {
     /// Must be called on a thread that lives as long as the gateway: Linux takes the end of the thread that started a
     /// process for the end of its parent. Threads of a runtime's pool for blocking work do not qualify.
     pub(super) fn start(&self, launch: &Launch, fill: Placeholders, output: &Source) -> io::Result<Process> {
+        self.start_kept(launch, fill, output, None)
+    }
+
+    /// The same for a process without a port, whose output is kept.
+    pub(super) fn start_job(&self, launch: &Launch, output: &Source, kept: Arc<Kept>) -> io::Result<Process> {
+        self.start_kept(launch, Placeholders { port: None, replica: 0 }, output, Some(kept))
+    }
+
+    fn start_kept(
+        &self,
+        launch: &Launch,
+        fill: Placeholders,
+        output: &Source,
+        kept: Option<Arc<Kept>>,
+    ) -> io::Result<Process> {
         let mut command = self.command(launch, fill);
         command.current_dir(&launch.directory).envs(self.environment(launch, fill));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -64,10 +79,10 @@ impl Launcher {
         self.state.record(group);
         let mut pumps = JoinSet::new();
         if let Some(pipe) = child.stdout.take() {
-            pumps.spawn(output.clone().pump(pipe));
+            pumps.spawn(output.clone().pump(pipe, kept.clone()));
         }
         if let Some(pipe) = child.stderr.take() {
-            pumps.spawn(output.clone().pump(pipe));
+            pumps.spawn(output.clone().pump(pipe, kept));
         }
         Ok(Process { child, group, state: Arc::clone(&self.state), output: pumps, is_over: false })
     }

@@ -13,6 +13,7 @@ use tokio::time::timeout;
 
 use super::caller::LocalCallers;
 use super::companion;
+use super::jobs::{self, LocalJobs};
 use super::manifest::{FunctionEntry, Manifest, Runs};
 use super::output::{Output, Source};
 use super::ports::Ports;
@@ -56,6 +57,7 @@ pub struct LocalCluster {
     /// To `run`, which starts them. Bounded by `REPLICAS_MAX` for each function.
     starts: mpsc::UnboundedSender<Replica>,
     starting: Mutex<Option<mpsc::UnboundedReceiver<Replica>>>,
+    pub(super) local_jobs: LocalJobs,
     /// Generation of the answers of `dependency_ready`.
     dependencies: watch::Sender<u64>,
 }
@@ -98,7 +100,8 @@ impl LocalCluster {
         let functions: BTreeMap<FunctionId, LocalFunction> = functions.collect();
         let (starts, starting) = mpsc::unbounded_channel();
         let widths = manifest.functions.keys().map(|name| name.len() + "-0".len());
-        let name_width = widths.chain(manifest.processes.keys().map(String::len)).max().unwrap_or(0);
+        let others = manifest.processes.keys().chain(manifest.jobs.keys());
+        let name_width = widths.chain(others.map(String::len)).max().unwrap_or(0);
         let cluster = Arc::new(Self {
             namespace: namespace.into(),
             table,
@@ -111,6 +114,7 @@ impl LocalCluster {
             name_width,
             starts,
             starting: Mutex::new(Some(starting)),
+            local_jobs: LocalJobs::new(namespace, &manifest.jobs),
             dependencies: watch::Sender::new(0),
             manifest,
         });
@@ -138,6 +142,8 @@ impl LocalCluster {
     pub async fn run(self: Arc<Self>, stop: impl Future<Output = ()>) {
         let starting = self.starting.lock().unwrap_or_else(PoisonError::into_inner).take();
         let mut starting = starting.expect("run is called once");
+        let runs = self.local_jobs.starting.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let mut runs = runs.expect("run is called once");
         let mut stop = std::pin::pin!(stop);
         let stopping = watch::Sender::new(false);
         let mut tasks = JoinSet::new();
@@ -153,10 +159,15 @@ impl LocalCluster {
                 Some(replica) = starting.recv() => {
                     tasks.spawn(replica::run(Arc::clone(&self), replica));
                 }
+                Some(run) = runs.recv() => {
+                    tasks.spawn(jobs::run(Arc::clone(&self), run));
+                }
                 Some(ended) = tasks.join_next() => complain(ended),
             }
         }
         starting.close();
+        runs.close();
+        self.local_jobs.stop_all();
         while let Ok(replica) = starting.try_recv() {
             self.remove_pod(&replica);
         }
@@ -298,6 +309,11 @@ impl LocalCluster {
     pub(super) fn replica_source(&self, replica: &Replica) -> Source {
         let position = self.functions.keys().position(|id| *id == replica.function);
         self.source(&replica.pod, position.unwrap_or(0))
+    }
+
+    pub(super) fn job_source(&self, job: &FunctionId) -> Source {
+        let position = self.manifest.jobs.keys().position(|name| **name == *job.name).unwrap_or(0);
+        self.source(&job.name, self.functions.len() + self.processes.len() + position)
     }
 
     fn source(&self, name: &str, position: usize) -> Source {

@@ -5,9 +5,11 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::values;
+use crate::config::jobs::JobsConfiguration;
 use crate::config::{
-    ClusterSource, Config, CorsOrigins, EventLimits, Limits, Listen, Log, LogFormat, PeerPort, QueueLimits,
+    ClusterSource, Config, CorsOrigins, EventLimits, JobLimits, Limits, Listen, Log, LogFormat, PeerPort, QueueLimits,
 };
+use crate::model::problem::Problem;
 
 /// One option.
 pub(super) struct Opt {
@@ -74,6 +76,8 @@ pub(super) struct Draft {
     pub(super) functions: Option<String>,
     /// Its default depends on the orchestrator.
     pub(super) drain_delay: Option<Duration>,
+    /// What is ignored of texts that hold more than one thing.
+    pub(super) warnings: Vec<Problem>,
 }
 
 /// The orchestrator that is asked for.
@@ -147,6 +151,8 @@ impl Draft {
                 structured_bytes: 0,
             },
             event_targets: Vec::new(),
+            jobs: JobLimits { request_bytes: 0, waiting_per_job: 0, waiting: 0, schedules_per_job: 0, schedules: 0 },
+            jobs_configuration: JobsConfiguration::default(),
             admin_token_file: None,
             limits,
             log: Log { filter: String::new(), format: LogFormat::Text, no_color: false },
@@ -155,6 +161,6 @@ impl Draft {
             drain_delay: Duration::ZERO,
             drain_timeout: Duration::ZERO,
         };
-        Self { config, orchestrator: Choice::Unsaid, functions: None, drain_delay: None }
+        Self { config, orchestrator: Choice::Unsaid, functions: None, drain_delay: None, warnings: Vec::new() }
     }
 }

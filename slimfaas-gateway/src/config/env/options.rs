@@ -1,6 +1,7 @@
 //! The table of options: what each is called, allows, means and is by default, and why.
 
 mod events;
+mod jobs;
 
 use super::option::{Choice, Opt, Reads};
 use super::values;
@@ -26,7 +27,7 @@ const DAY_MS: u64 = 24 * HOUR_MS;
 
 /// Every option, in the order of the reference page.
 pub(super) fn all() -> impl Iterator<Item = &'static Opt> {
-    OPTIONS.iter().chain(events::OPTIONS)
+    OPTIONS.iter().chain(events::OPTIONS).chain(jobs::OPTIONS)
 }
 
 const OPTIONS: &[Opt] = &[

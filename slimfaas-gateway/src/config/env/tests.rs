@@ -2,7 +2,8 @@ use std::os::unix::ffi::OsStringExt as _;
 use std::time::Duration;
 
 use super::*;
-use crate::config::{CorsOrigins, EventLimits, Limits, Listen, Log, LogFormat, PeerPort, QueueLimits};
+use crate::config::jobs::JobsConfiguration;
+use crate::config::{CorsOrigins, EventLimits, JobLimits, Limits, Listen, Log, LogFormat, PeerPort, QueueLimits};
 
 fn vars(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
     pairs.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect()
@@ -79,6 +80,14 @@ fn the_defaults() {
             structured_bytes: 16 << 20,
         },
         event_targets: vec![],
+        jobs: JobLimits {
+            request_bytes: 64 << 10,
+            waiting_per_job: 1000,
+            waiting: 10_000,
+            schedules_per_job: 100,
+            schedules: 1000,
+        },
+        jobs_configuration: JobsConfiguration::default(),
         admin_token_file: None,
         limits,
         log: Log { filter: "info,openraft=off".into(), format: LogFormat::Text, no_color: false },
@@ -126,6 +135,9 @@ fn every_field_has_an_option() {
             structured_bytes: 1,
         },
         event_targets: vec![],
+        jobs: JobLimits { request_bytes: 1, waiting_per_job: 1, waiting: 1, schedules_per_job: 1, schedules: 1 },
+        // Nothing by default.
+        jobs_configuration: JobsConfiguration::default(),
         admin_token_file: None,
         limits: Limits {
             connections: 1,

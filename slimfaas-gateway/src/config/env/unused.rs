@@ -23,7 +23,6 @@ const fn renamed(name: &'static str, old: &'static str, why: &'static str) -> Un
 
 const ONE_URL: &str = "events go where calls go: see SlimFaas__BaseFunctionUrl";
 const QUEUE: &str = "the store of this version needs no such setting";
-const JOBS: &str = "this version has no jobs";
 const SOCKETS: &str = "this version has no WebSocket functions";
 const FRONT: &str = "this version has no dashboard and no status stream";
 const SCRAPING: &str = "this version does not scale by metrics";
@@ -38,7 +37,6 @@ const LOCAL: &str = "the local mode has its manifest instead";
 pub(super) const UNUSED: &[Unused] = &[
     renamed("SlimFaas__BaseFunctionPodUrl", "BASE_FUNCTION_POD_URL", ONE_URL),
     renamed("SlimFaas__BaseSlimDataUrl", "BASE_SLIMDATA_URL", QUEUE),
-    renamed("SlimFaas__JobsConfiguration", "SLIMFAAS_JOBS_CONFIGURATION", JOBS),
     renamed("SlimFaas__AllowUnsecureSsl", "SLIMFAAS_ALLOW_UNSECURE_SSL", NO_TLS),
     unused("SlimFaas__WebSocketPort", SOCKETS),
     unused("SlimFaas__EnableFront", FRONT),

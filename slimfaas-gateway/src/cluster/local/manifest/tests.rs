@@ -163,7 +163,7 @@ fn each_problem_of_a_function_says_where_and_what_is_allowed() {
     );
     fails(
         "functions: {F: {command: [x], annotations: {SlimFaas/Function: 'true'}}}",
-        &["m.yaml:1 functions.F: functions and jobs are named by 3 to 63 lower-case letters, digits, `_` and `-`"],
+        &["m.yaml:1 functions.F: functions are named by 3 to 63 lower-case letters, digits, `_` and `-`"],
     );
     fails(
         "processes: {redis: {command: [x]}}\nfunctions: {fib: {command: [x], annotations: {SlimFaas/Function: 'true', SlimFaas/DependsOn: 'processes:redi'}}}",
@@ -256,15 +256,23 @@ fn a_manifest_can_name_the_running_program() {
 }
 
 #[test]
-fn jobs_are_checked_and_not_run() {
-    let text = "jobs: {report: {command: [x], annotations: {SlimFaas/Job: 'true'}, resources: {limits: {cpu: 1}}, restartPolicy: never}}";
-    assert_eq!(load_text(text).unwrap().1, ["m.yaml:1 jobs.report: accepted, but jobs are not run by this version"]);
-    let problems = load_text("jobs: {report: {command: [x], backoffLimit: -1}}").unwrap_err();
+fn jobs_are_read() {
+    let text = "jobs: {report: {command: [x], ttlSecondsAfterFinished: 5, restartPolicy: OnFailure, resources: {limits: {cpu: 1}}, \
+                annotations: {SlimFaas/Job: 'true', SlimFaas/NumberParallelJob: '2', SlimFaas/DefaultVisibility: x}}}";
+    let (manifest, warnings) = load_text(text).unwrap();
+    let spec = &manifest.jobs["report"].spec;
+    assert_eq!((spec.parallel, spec.ttl_seconds, spec.backoff_limit), (2, 5, 1));
+    assert_eq!(spec.restart_policy.as_str(), "OnFailure");
+    let found = "found \"x\"; allowed: Public or Private; used instead: Private";
+    assert_eq!(warnings, [format!("m.yaml:1 jobs.report.annotations.SlimFaas/DefaultVisibility: {found}")]);
+    let problems = load_text("jobs: {report: {command: [x], backoffLimit: -1}, r: {command: [x]}}").unwrap_err();
     assert_eq!(
         problems,
         [
-            "m.yaml:1 jobs.report.annotations: SlimFaas/Job: \"true\" is required",
+            "m.yaml:1 jobs.r: jobs are named by 3 to 30 lower-case letters, digits, `_` and `-`",
+            "m.yaml:1 jobs.r.annotations: SlimFaas/Job: \"true\" is required",
             "m.yaml:1 jobs.report.backoffLimit: \"-1\" is not a whole number from 0 to 4294967295",
+            "m.yaml:1 jobs.report.annotations: SlimFaas/Job: \"true\" is required",
         ]
     );
 }

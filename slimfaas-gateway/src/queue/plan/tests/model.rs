@@ -231,6 +231,7 @@ impl Model {
             Command::DeleteDead { function, max } => return self.each(function, *max, true, Self::remove),
             Command::Purge { function, max } => return self.each(function, *max, false, Self::remove),
             Command::Limits(limits) => self.limits = *limits,
+            Command::Job(_) => return Reply::Stale,
         }
         Reply::Done
     }

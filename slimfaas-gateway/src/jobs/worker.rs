@@ -1,0 +1,469 @@
+//! Carries out the duties of jobs, on the node that leads the store.
+//!
+//! A leader that does not know yet that it no longer leads does no harm: what it proposes is not taken, and before it
+//! has the cluster start something it asks the majority whether that is still wanted.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use super::command::{End, JobCommand};
+use super::duties::{self, Duty, Firing, ScheduleDuty, Situation};
+use super::handle::{JobStats, Jobs};
+use super::plan::{JobsView, Phase};
+use super::resolve::{resolve, resolve_configured};
+use crate::clock::{self, Instant, Tick};
+use crate::cluster::Cluster;
+use crate::cluster::jobs::{JobError, RunName, RunToStart, SeenRuns};
+use crate::drain;
+use crate::model::function::FunctionId;
+use crate::model::job::{JobSpec, RunSpec};
+use crate::model::spec::Dependency;
+use crate::proxy::wake::Wake;
+use crate::queue::command::{Command, Reply};
+use crate::queue::element::ElementId;
+use crate::store::StoreError;
+use crate::table::Table;
+
+const PROPOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// For a majority to say that what is known here is all there is.
+const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Before something is tried again that failed.
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// Least time between two looks at the log's state; a busy log changes thousands of times a second.
+const LOOK_SPACING: Duration = Duration::from_millis(20);
+
+/// The functions that runs depend on are called this often, so that they stay awake; timeouts are seconds.
+const KEEP_AWAKE_EVERY: Duration = Duration::from_secs(1);
+
+/// A created run that its cluster does not show for so long is asked for. Longer than a watch is late.
+const MISSING_AFTER: Duration = Duration::from_secs(5);
+
+/// After which a run that was not taken is tried again: doubled each time, up to the second.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
+
+/// The longest sleep, so that a clock that was set is noticed.
+const SLEEP_MAX: Duration = Duration::from_secs(30);
+
+/// Duties towards the cluster at once.
+const TASKS_MAX: usize = 16;
+
+pub struct Worker {
+    jobs: Jobs,
+    table: Arc<Table>,
+    cluster: Arc<dyn Cluster>,
+    wake: Arc<dyn Wake>,
+    /// What waiting and started runs depend on.
+    depends: BTreeMap<ElementId, Vec<String>>,
+    /// Refused by the cluster: how often, and when it is tried again.
+    refused: BTreeMap<ElementId, (u32, Instant)>,
+    /// Created, and not shown by the cluster since.
+    missing: BTreeMap<ElementId, Instant>,
+    busy: BTreeSet<ElementId>,
+    tasks: JoinSet<(ElementId, Option<Trouble>)>,
+}
+
+/// It has to be tried again.
+struct Trouble;
+
+impl Worker {
+    pub fn new(jobs: Jobs, table: Arc<Table>, cluster: Arc<dyn Cluster>, wake: Arc<dyn Wake>) -> Self {
+        Self {
+            jobs,
+            table,
+            cluster,
+            wake,
+            depends: BTreeMap::new(),
+            refused: BTreeMap::new(),
+            missing: BTreeMap::new(),
+            busy: BTreeSet::new(),
+            tasks: JoinSet::new(),
+        }
+    }
+
+    /// Works until `end`, whenever this node leads.
+    pub async fn run(mut self, mut end: drain::Watch) {
+        tokio::select! {
+            biased; // the end first; what was begun is taken up by the next leader
+            () = end.signaled() => {}
+            () = self.work() => {}
+        }
+        self.tasks.shutdown().await;
+    }
+
+    async fn work(&mut self) {
+        let mut role = self.jobs.store.role();
+        let mut news = News::of(self);
+        loop {
+            // An error means that the store has ended.
+            if role.wait_for(|role| role.leads).await.is_err() {
+                return;
+            }
+            let sleep = self.look().await.unwrap_or_else(|error| {
+                tracing::debug!(%error, "jobs are looked at again in a moment");
+                AGAIN
+            });
+            tokio::select! {
+                // What comes within a moment is seen in one look.
+                () = news.come(!self.depends.is_empty()) => tokio::time::sleep(LOOK_SPACING).await,
+                Some(ended) = self.tasks.join_next(), if !self.tasks.is_empty() => self.ended(ended),
+                () = tokio::time::sleep(sleep) => {}
+            }
+        }
+    }
+
+    /// Does what is to be done, and says how long there is nothing.
+    async fn look(&mut self) -> Result<Duration, StoreError> {
+        let store = self.jobs.store.clone();
+        store.catch_up(CATCH_UP_TIMEOUT).await?;
+        let view = store.jobs()?;
+        let defined = self.jobs.definitions.all();
+        let specs = defined.into_iter().map(|(id, definition)| (id, definition.spec)).collect();
+        let (schedules, next_firing) =
+            duties::of_schedules(&view, &specs, self.jobs.definitions.is_complete(), clock::utc());
+        let mut commands: Vec<JobCommand> = schedules.into_iter().filter_map(|duty| self.scheduled(duty)).collect();
+        let seen = self.jobs.runner.runs().borrow().clone();
+        let mut sleep = SLEEP_MAX;
+        if let Some(seen) = seen {
+            let (of_runs, expiry_ms) = self.of_runs(&view, &seen)?;
+            if let Some(expiry_ms) = expiry_ms {
+                sleep = sleep.min(Duration::from_millis(expiry_ms.saturating_sub(clock::unix_millis())));
+            }
+            sleep = sleep.min(self.sleep_for_runs());
+            for duty in of_runs {
+                commands.extend(self.begin(duty, &view, &seen));
+            }
+        }
+        if let Some(next) = next_firing {
+            sleep = sleep.min((next - clock::utc()).to_std().unwrap_or_default());
+        }
+        let proposals = commands.into_iter().map(|command| propose(&self.jobs, command));
+        let trouble = join_all(proposals).await.into_iter().any(|done| done.is_err());
+        Ok(if trouble { AGAIN } else { sleep.max(Duration::from_millis(1)) })
+    }
+
+    fn of_runs(&mut self, view: &JobsView, seen: &SeenRuns) -> Result<(Vec<Duty>, Option<u64>), StoreError> {
+        let now = clock::now();
+        self.note_dependencies(view)?;
+        self.missing.retain(|id, _| view.runs.contains_key(id) && !seen.contains_key(id));
+        self.refused.retain(|id, _| view.runs.contains_key(id));
+        let created = view.runs.iter().filter(|(_, run)| matches!(run.phase, Phase::Started { is_created: true, .. }));
+        for (id, _) in created.filter(|(id, _)| !seen.contains_key(id)) {
+            self.missing.entry(*id).or_insert(now);
+        }
+        let is_over = |since: &Instant| now.saturating_duration_since(*since) >= MISSING_AFTER;
+        let missing = self.missing.iter().filter(|(_, since)| is_over(since)).map(|(id, _)| *id).collect();
+        let later = self.refused.iter().filter(|(_, (_, at))| *at > now).map(|(id, _)| *id);
+        let busy = self.busy.iter().copied().chain(later).collect();
+        let mut parallel = BTreeMap::new();
+        for run in view.runs.values() {
+            if let Some(definition) = self.jobs.definitions.find(&run.job) {
+                parallel.insert(run.job.clone(), definition.spec.parallel);
+            }
+        }
+        let blocked = self.blocked(view);
+        let now_ms = clock::unix_millis();
+        let (view, missing, busy) = (view, &missing, &busy);
+        let situation = Situation { view, seen, now_ms, parallel: &parallel, blocked: &blocked, busy, missing };
+        Ok(duties::of_runs(&situation))
+    }
+
+    /// Until a missing run is asked for, a refused one is tried again, or functions are to be kept awake.
+    fn sleep_for_runs(&self) -> Duration {
+        let now = clock::now();
+        let missing = self.missing.values().map(|since| *since + MISSING_AFTER);
+        let refused = self.refused.values().map(|(_, at)| *at);
+        let until = missing.chain(refused).map(|at| at.saturating_duration_since(now)).filter(|left| !left.is_zero());
+        let keep_awake = self.depends.values().any(|names| !names.is_empty()).then_some(KEEP_AWAKE_EVERY);
+        until.chain(keep_awake).min().unwrap_or(SLEEP_MAX)
+    }
+
+    fn note_dependencies(&mut self, view: &JobsView) -> Result<(), StoreError> {
+        let matters = |phase: &Phase| matches!(phase, Phase::Queued | Phase::Started { .. });
+        self.depends.retain(|id, _| view.runs.get(id).is_some_and(|run| matters(&run.phase)));
+        for (id, _) in view.runs.iter().filter(|(_, run)| matters(&run.phase)) {
+            if !self.depends.contains_key(id) {
+                let names = spec_of(&self.jobs, *id)?.map(|spec| spec.depends_on).unwrap_or_default();
+                self.depends.insert(*id, names);
+            }
+        }
+        Ok(())
+    }
+
+    /// The runs whose dependencies are not ready; those are woken, and those of started runs are kept awake.
+    fn blocked(&self, view: &JobsView) -> BTreeSet<ElementId> {
+        let (table, now) = (self.table.view(), Tick::of(clock::now()));
+        let mut blocked = BTreeSet::new();
+        for (id, names) in &self.depends {
+            let Some(run) = view.runs.get(id) else { continue };
+            for name in names {
+                let function = FunctionId::new(&run.job.namespace, name);
+                let is_ready = match table.function(&function) {
+                    Some(function) if function.replicas_ready() >= function.spec.replicas_at_start.max(1) => {
+                        self.wake.called(function, now);
+                        true
+                    }
+                    Some(function) => {
+                        self.wake.wake(function, now);
+                        false
+                    }
+                    // A plain workload. One that is not there may come yet.
+                    None => {
+                        let name = Dependency::Workload(name.clone());
+                        self.cluster.dependency_ready(&run.job, &name).unwrap_or(false)
+                    }
+                };
+                if !is_ready {
+                    blocked.insert(*id);
+                }
+            }
+        }
+        blocked
+    }
+
+    /// What is to be proposed for a schedule.
+    fn scheduled(&self, duty: ScheduleDuty) -> Option<JobCommand> {
+        match duty {
+            ScheduleDuty::See { id, job } => Some(JobCommand::See { id, job }),
+            ScheduleDuty::Unschedule { id } => Some(JobCommand::Unschedule { id }),
+            ScheduleDuty::Fire(firing) => self.firing(*firing),
+        }
+    }
+
+    fn firing(&self, firing: Firing) -> Option<JobCommand> {
+        let Firing { schedule, job, planned_ms, request, is_configured } = firing;
+        let Some(definition) = self.jobs.definitions.find(&job) else {
+            // Until its cluster has told all, the job may yet turn out to be defined.
+            return self.jobs.definitions.is_complete().then(|| {
+                tracing::warn!(%job, "a schedule fires for a job that is not defined: it is passed over");
+                JobCommand::Fire { schedule, planned_ms, run: None }
+            });
+        };
+        let run = fired_run(&definition.spec, &request, is_configured);
+        let run = run.and_then(|spec| self.jobs.new_run(&job, &spec).map_err(|error| error.to_string()));
+        if let Err(error) = &run {
+            tracing::warn!(%job, error, "a schedule fires for what can no longer be run: it is passed over");
+        }
+        Some(JobCommand::Fire { schedule, planned_ms, run: run.ok() })
+    }
+
+    /// Begins what is for the cluster; answers what is for the log.
+    fn begin(&mut self, duty: Duty, view: &JobsView, seen: &SeenRuns) -> Option<JobCommand> {
+        let id = match duty {
+            Duty::Start { id, parallel } => return Some(JobCommand::Start { id, parallel }),
+            Duty::Created { id } => return Some(JobCommand::Created { id }),
+            Duty::Finish { id, end } => return Some(JobCommand::Finish { id, end }),
+            Duty::Adopt { id } => {
+                let seen = seen.get(&id)?;
+                let (job, queued_ms, started_ms) = (seen.job.clone(), seen.queued_ms, seen.started_ms);
+                tracing::info!(%job, run = %id, "the cluster has a run that the store does not know: it is taken in");
+                return Some(JobCommand::Adopt { id, job, queued_ms, started_ms, ttl_ms: seen.ttl_ms });
+            }
+            Duty::Create { id } | Duty::Remove { id } | Duty::Check { id } => id,
+        };
+        if self.tasks.len() >= TASKS_MAX {
+            // Each that ends has everything looked at again.
+            return None;
+        }
+        let run = view.runs.get(&id)?;
+        let (jobs, name) = (self.jobs.clone(), RunName { id, job: run.job.clone() });
+        let has_ended = !matches!(run.phase, Phase::Started { .. });
+        self.busy.insert(id);
+        self.tasks.spawn(async move {
+            let done = match duty {
+                Duty::Create { .. } => create(&jobs, name).await,
+                Duty::Remove { .. } => remove(&jobs, &name).await,
+                _ => check(&jobs, &name, has_ended).await,
+            };
+            (id, done.err())
+        });
+        None
+    }
+
+    fn ended(&mut self, ended: Result<(ElementId, Option<Trouble>), tokio::task::JoinError>) {
+        let Ok((id, trouble)) = ended else {
+            // A panic: its run stays marked as busy, and is taken up by the next leader.
+            tracing::error!("a task of a job's run panicked");
+            return;
+        };
+        self.busy.remove(&id);
+        match trouble {
+            None => {
+                self.refused.remove(&id);
+            }
+            Some(Trouble) => {
+                JobStats::count(&self.jobs.stats.not_taken);
+                let times = self.refused.get(&id).map_or(0, |(times, _)| *times);
+                let (first, longest) = BACKOFF;
+                let pause = first.saturating_mul(1 << times.min(16)).min(longest);
+                self.refused.insert(id, (times + 1, clock::now() + pause));
+            }
+        }
+    }
+}
+
+/// Everything that a look may answer differently after.
+struct News {
+    store: crate::store::Store,
+    generation: u64,
+    applied: watch::Receiver<Option<u64>>,
+    runs: watch::Receiver<Option<Arc<SeenRuns>>>,
+    definitions: watch::Receiver<Arc<crate::cluster::jobs::ClusterJobs>>,
+    table: watch::Receiver<u64>,
+    role: watch::Receiver<crate::store::Role>,
+}
+
+impl News {
+    fn of(worker: &Worker) -> Self {
+        let jobs = &worker.jobs;
+        Self {
+            store: jobs.store.clone(),
+            generation: 0,
+            applied: jobs.store.applied(),
+            runs: jobs.runner.runs(),
+            definitions: jobs.definitions.changes(),
+            table: worker.table.changes(),
+            role: jobs.store.role(),
+        }
+    }
+
+    /// Of several at once it tells once. `functions`: it matters which are ready.
+    async fn come(&mut self, functions: bool) {
+        let Self { store, generation, applied, runs, definitions, table, role } = self;
+        let log = async {
+            while applied.changed().await.is_ok() {
+                match store.jobs_generation() {
+                    Ok(now) if now == *generation => tokio::time::sleep(LOOK_SPACING).await,
+                    Ok(now) => {
+                        *generation = now;
+                        return;
+                    }
+                    // The store has failed and says so elsewhere.
+                    Err(_) => break,
+                }
+            }
+            std::future::pending().await
+        };
+        let leads = role.borrow_and_update().leads;
+        tokio::select! {
+            () = log => {}
+            () = changed(runs) => {}
+            () = changed(definitions) => {}
+            () = changed(table), if functions => {}
+            _ = role.wait_for(|role| role.leads != leads) => {}
+        }
+    }
+}
+
+async fn changed<T>(watched: &mut watch::Receiver<T>) {
+    if watched.changed().await.is_err() {
+        // It has ended: nothing changes any more.
+        std::future::pending().await
+    }
+}
+
+async fn propose(jobs: &Jobs, command: JobCommand) -> Result<(), Trouble> {
+    let counter = match &command {
+        JobCommand::Finish { end: End::Succeeded, .. } => Some(&jobs.stats.succeeded),
+        JobCommand::Finish { end: End::Failed(_), .. } => Some(&jobs.stats.failed),
+        JobCommand::Fire { run: Some(_), .. } => Some(&jobs.stats.fired),
+        _ => None,
+    };
+    let told = told(&command);
+    match jobs.store.propose(Command::Job(command), PROPOSE_TIMEOUT).await {
+        Ok(Reply::Done) => {
+            counter.into_iter().for_each(JobStats::count);
+            if let Some((run, what)) = told {
+                tracing::info!(%run, "{what}");
+            }
+        }
+        // The log has come further than what this was decided from.
+        Ok(Reply::Stale | Reply::Changed { .. }) => {}
+        Ok(Reply::Refused(limit)) => {
+            tracing::warn!(limit = limit.as_str(), "a schedule waits for room: too many runs wait");
+            return Err(Trouble);
+        }
+        Err(_) => return Err(Trouble),
+    }
+    Ok(())
+}
+
+/// What the log of the process says of a change.
+fn told(command: &JobCommand) -> Option<(ElementId, String)> {
+    match command {
+        JobCommand::Start { id, .. } => Some((*id, "a run has got a slot".to_owned())),
+        JobCommand::Finish { id, end: End::Succeeded } => Some((*id, "a run has succeeded".to_owned())),
+        JobCommand::Finish { id, end: End::Failed(reason) } => Some((*id, format!("a run has failed: {reason}"))),
+        JobCommand::Fire { run: Some(run), .. } => Some((run.id, format!("a schedule of {} has fired", run.job))),
+        _ => None,
+    }
+}
+
+fn fired_run(
+    job: &JobSpec,
+    request: &crate::model::job::ScheduleRequest,
+    is_configured: bool,
+) -> Result<RunSpec, String> {
+    // Whether its references were allowed was decided when it was stored.
+    let run = if is_configured { resolve_configured(job, &request.run) } else { resolve(job, &request.run, true) };
+    run.map_err(|refusal| refusal.to_string())
+}
+
+fn spec_of(jobs: &Jobs, id: ElementId) -> Result<Option<RunSpec>, StoreError> {
+    let text = jobs.store.job_spec(id)?;
+    Ok(text.map(|text| serde_json::from_slice(&text).unwrap_or_default()))
+}
+
+/// Has the cluster start a run, if the majority still wants it started.
+async fn create(jobs: &Jobs, name: RunName) -> Result<(), Trouble> {
+    jobs.store.catch_up(CATCH_UP_TIMEOUT).await.map_err(|_again| Trouble)?;
+    let view = jobs.store.jobs().map_err(|_again| Trouble)?;
+    let Some(run) = view.runs.get(&name.id) else { return Ok(()) };
+    let Phase::Started { at_ms, is_created: false } = run.phase else { return Ok(()) };
+    let Some(spec) = spec_of(jobs, name.id).map_err(|_again| Trouble)? else { return Ok(()) };
+    let (id, job) = (name.id, name.job.clone());
+    let start = RunToStart { name, spec, queued_ms: run.queued_ms, started_ms: at_ms };
+    match jobs.runner.start(&start).await {
+        Ok(()) => propose(jobs, JobCommand::Created { id }).await,
+        Err(JobError::Refused(reason)) => {
+            tracing::warn!(%job, run = %id, reason, "a run has failed: the cluster refuses it");
+            propose(jobs, JobCommand::Finish { id, end: End::failed(&reason) }).await
+        }
+        Err(error) => {
+            tracing::warn!(%job, run = %id, %error, "a run is not started, and tried again");
+            Err(Trouble)
+        }
+    }
+}
+
+async fn remove(jobs: &Jobs, name: &RunName) -> Result<(), Trouble> {
+    match jobs.runner.delete(name).await {
+        Ok(()) | Err(JobError::Unknown) => Ok(()),
+        Err(error) => {
+            tracing::warn!(job = %name.job, run = %name.id, %error, "a run is not removed, and tried again");
+            Err(Trouble)
+        }
+    }
+}
+
+/// What the cluster has no more has failed, or can be forgotten.
+async fn check(jobs: &Jobs, name: &RunName, has_ended: bool) -> Result<(), Trouble> {
+    match jobs.runner.exists(name).await {
+        // Its watch will show it.
+        Ok(true) => Err(Trouble),
+        Ok(false) if has_ended => propose(jobs, JobCommand::Forget { id: name.id }).await,
+        Ok(false) => {
+            tracing::warn!(job = %name.job, run = %name.id, "a run has vanished from the cluster: it has failed");
+            let end = End::failed("it vanished from the cluster: somebody deleted it, or its process was lost");
+            propose(jobs, JobCommand::Finish { id: name.id, end }).await
+        }
+        Err(_again) => Err(Trouble),
+    }
+}

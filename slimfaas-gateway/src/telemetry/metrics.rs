@@ -36,7 +36,6 @@ use crate::table::view::Function;
 use crate::telemetry::events::EventStats;
 use crate::telemetry::metrics::asynchronous::AsyncCollector;
 use crate::telemetry::metrics::events::EventCollector;
-use crate::telemetry::metrics::jobs::JobCollector;
 pub use crate::telemetry::metrics::jobs::ShownJobs;
 use crate::telemetry::traffic::{METHODS, Proof, REASONS, TrafficStats, VERDICTS};
 
@@ -84,11 +83,6 @@ impl Metrics {
     /// Shows events too; once.
     pub fn add_events(&self, stats: Arc<EventStats>) -> Result<(), MetricsError> {
         self.add(EventCollector { name: named("slimfaas_events")?, stats })
-    }
-
-    /// Shows jobs too; once, where there are any.
-    pub fn add_jobs(&self, shown: Arc<dyn ShownJobs>) -> Result<(), MetricsError> {
-        self.add(JobCollector { name: named("slimfaas_jobs")?, shown })
     }
 
     /// Shows the peer port too; once, where there is one.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 
-use super::{counter, counters, gauge, gauges};
+use super::{Metrics, MetricsError, counter, counters, gauge, gauges, named};
 use crate::model::stats::{JobCounts, JobDepths};
 
 /// Jobs as metrics show them.
@@ -16,9 +16,16 @@ pub trait ShownJobs: Send + Sync + 'static {
     fn counts(&self) -> JobCounts;
 }
 
-pub(super) struct JobCollector {
-    pub(super) name: Desc,
-    pub(super) shown: Arc<dyn ShownJobs>,
+impl Metrics {
+    /// Shows jobs too; once, where there are any.
+    pub fn add_jobs(&self, shown: Arc<dyn ShownJobs>) -> Result<(), MetricsError> {
+        self.add(JobCollector { name: named("slimfaas_jobs")?, shown })
+    }
+}
+
+struct JobCollector {
+    name: Desc,
+    shown: Arc<dyn ShownJobs>,
 }
 
 impl Collector for JobCollector {

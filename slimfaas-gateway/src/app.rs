@@ -113,6 +113,7 @@ impl App {
         if let Some((jobs, _)) = &jobs {
             metrics.add_jobs(Arc::new(jobs::Shown(jobs.clone())))?;
         }
+        let (jobs, streamer) = jobs::open(&config, &source, asynchronous.as_ref(), &metrics)?.unzip();
         let api = Api {
             table: Arc::clone(&table),
             cluster: Arc::clone(&source.cluster),

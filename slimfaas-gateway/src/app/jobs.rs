@@ -14,22 +14,26 @@ use crate::jobs::logs::{self, Logs};
 use crate::jobs::plan::Phase;
 use crate::model::function::FunctionId;
 use crate::model::stats::{JobCounts, JobDepths};
-use crate::telemetry::metrics::ShownJobs;
+use crate::telemetry::metrics::{Metrics, MetricsError, ShownJobs};
 
 pub(super) use crate::jobs::logs::Streamer;
 pub(super) use crate::jobs::worker::Worker;
+
+/// What the routes ask, and who streams logs for them.
+type Opened = ((Jobs, Logs), Streamer);
 
 pub(super) fn open(
     config: &Config,
     source: &Source,
     asynchronous: Option<&Asynchronous>,
-) -> Option<((Jobs, Logs), Streamer)> {
+    metrics: &Metrics,
+) -> Result<Option<Opened>, MetricsError> {
     let configured = config.jobs_configuration.clone();
     let (Some(runner), Some(asynchronous)) = (&source.jobs, asynchronous) else {
         if !configured.jobs.is_empty() {
             tracing::warn!("jobs are configured, but nothing here can run them: there are none");
         }
-        return None;
+        return Ok(None);
     };
     let jobs = Jobs {
         store: asynchronous.store.clone(),
@@ -39,7 +43,8 @@ pub(super) fn open(
         stats: Arc::default(),
     };
     let (logs, streamer) = logs::channel(Arc::clone(runner));
-    Some(((jobs, logs), streamer))
+    metrics.add_jobs(Arc::new(Shown(jobs.clone())))?;
+    Ok(Some(((jobs, logs), streamer)))
 }
 
 /// Works until `end`.
@@ -48,7 +53,7 @@ pub(super) async fn run((worker, streamer): (Worker, Streamer), end: drain::Watc
 }
 
 /// Jobs as metrics show them.
-pub(super) struct Shown(pub(super) Jobs);
+struct Shown(Jobs);
 
 impl ShownJobs for Shown {
     fn depths(&self) -> Vec<JobDepths> {

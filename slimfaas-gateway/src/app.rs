@@ -108,11 +108,6 @@ impl App {
         let events = Arc::new(Events::open(&config)?);
         metrics.add_events(events.stats())?;
         let kernel_tells_callers = show_identity(&source, &metrics)?;
-        let jobs = jobs::open(&config, &source, asynchronous.as_ref());
-        let (jobs, streamer) = jobs.map_or((None, None), |(jobs, streamer)| (Some(jobs), Some(streamer)));
-        if let Some((jobs, _)) = &jobs {
-            metrics.add_jobs(Arc::new(jobs::Shown(jobs.clone())))?;
-        }
         let (jobs, streamer) = jobs::open(&config, &source, asynchronous.as_ref(), &metrics)?.unzip();
         let api = Api {
             table: Arc::clone(&table),

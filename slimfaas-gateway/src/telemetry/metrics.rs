@@ -33,9 +33,7 @@ use crate::peer::stats::{OUTCOMES, PeerStats};
 use crate::table::Table;
 use crate::table::start::ColdStart;
 use crate::table::view::Function;
-use crate::telemetry::events::EventStats;
 use crate::telemetry::metrics::asynchronous::AsyncCollector;
-use crate::telemetry::metrics::events::EventCollector;
 pub use crate::telemetry::metrics::jobs::ShownJobs;
 use crate::telemetry::traffic::{METHODS, Proof, REASONS, TrafficStats, VERDICTS};
 
@@ -78,11 +76,6 @@ impl Metrics {
     pub fn add_store(&self, stored: Arc<dyn Stored>, stats: Arc<AsyncStats>) -> Result<(), MetricsError> {
         self.add(StoreCollector { name: named("slimfaas_store")?, stored: Arc::clone(&stored) })?;
         self.add(AsyncCollector { name: named("slimfaas_async")?, stats, stored })
-    }
-
-    /// Shows events too; once.
-    pub fn add_events(&self, stats: Arc<EventStats>) -> Result<(), MetricsError> {
-        self.add(EventCollector { name: named("slimfaas_events")?, stats })
     }
 
     /// Shows the peer port too; once, where there is one.

@@ -6,12 +6,19 @@ use std::sync::atomic::Ordering;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 
-use super::{counter, counters, gauge, gauges, histogram, histograms, read};
+use super::{Metrics, MetricsError, counter, counters, gauge, gauges, histogram, histograms, named, read};
 use crate::telemetry::events::EventStats;
 
-pub(super) struct EventCollector {
-    pub(super) name: Desc,
-    pub(super) stats: Arc<EventStats>,
+impl Metrics {
+    /// Shows events too; once.
+    pub fn add_events(&self, stats: Arc<EventStats>) -> Result<(), MetricsError> {
+        self.add(EventCollector { name: named("slimfaas_events")?, stats })
+    }
+}
+
+struct EventCollector {
+    name: Desc,
+    stats: Arc<EventStats>,
 }
 
 impl Collector for EventCollector {

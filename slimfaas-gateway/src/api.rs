@@ -7,6 +7,7 @@ pub mod status;
 pub mod wake;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{HeaderValue, Response, StatusCode, header};
 
@@ -21,7 +22,7 @@ use crate::proxy::router::{OwnRoute, QueueRoute};
 use crate::proxy::wake::Wake;
 use crate::proxy::{LocalFuture, OwnRoutes};
 use crate::readiness::Readiness;
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 use crate::table::Table;
 use crate::telemetry::metrics::Metrics;
 
@@ -69,6 +70,18 @@ impl OwnRoutes for Api {
 
     fn job_request_bytes(&self) -> u64 {
         self.job_request_bytes
+    }
+}
+
+/// For a majority to say how far the log is.
+const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Who was just told that something is stored finds it, whichever node told it. Without a leader reads see what this
+/// node knows.
+async fn catch_up(store: &Store) -> Result<(), StoreError> {
+    match store.catch_up(CATCH_UP_TIMEOUT).await {
+        Ok(()) => Ok(()),
+        Err(_no_leader) => store.show().await,
     }
 }
 

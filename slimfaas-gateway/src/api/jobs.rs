@@ -45,6 +45,7 @@ pub(super) async fn answer(jobs: Option<&(Jobs, Logs)>, call: JobCall<'_>) -> Re
     if call.route.action == JobAction::StatusAll {
         return shown::status(jobs).map(|all| json(&all));
     }
+    super::catch_up(&jobs.store).await.map_err(unavailable)?;
     let id = named(jobs, call.route.name)?;
     let definition = jobs.definitions.find(&id);
     // Whoever may ask for a run may see and end it.

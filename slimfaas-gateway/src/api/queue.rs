@@ -105,8 +105,7 @@ pub(super) async fn answer(
     query: Option<&str>,
 ) -> Result<Response<Body>, Rejection> {
     let store = store.ok_or(Rejection::QueueUnavailable)?;
-    // Who was just told that something is stored finds it.
-    store.show().await.map_err(unavailable)?;
+    super::catch_up(store).await.map_err(unavailable)?;
     match action {
         QueueAction::Depths => depths(store, function).map(|depths| json(&depths)),
         QueueAction::Element(id) => element(store, function, id).map(|element| json(&element)),
@@ -114,11 +113,11 @@ pub(super) async fn answer(
         QueueAction::DeadLetters => dead_letters(store, function, query).map(|page| json(&page)),
         QueueAction::Replay(id) => {
             let id = find_dead(store, function, id)?.id;
-            command(store, Command::Replay(id)).await.map(|_| no_content())
+            dead_command(store, Command::Replay(id)).await
         }
         QueueAction::Delete(id) => {
             let id = find_dead(store, function, id)?.id;
-            command(store, Command::Delete(id)).await.map(|_| no_content())
+            dead_command(store, Command::Delete(id)).await
         }
         QueueAction::ReplayAll => {
             all(store, || Command::ReplayAll { function: function.clone(), max: BATCH }).await.map(|n| json(&n))
@@ -186,6 +185,14 @@ fn dead_letters(store: &Store, function: &FunctionId, query: Option<&str>) -> Re
 
 async fn command(store: &Store, command: Command) -> Result<Reply, Rejection> {
     store.propose(command, TIMEOUT).await.map_err(unavailable)
+}
+
+/// About one dead letter, which somebody else may have taken meanwhile.
+async fn dead_command(store: &Store, about: Command) -> Result<Response<Body>, Rejection> {
+    match command(store, about).await? {
+        Reply::Stale => Err(Rejection::NotFound),
+        _ => Ok(no_content()),
+    }
 }
 
 /// In batches, so that no log entry takes long to apply.

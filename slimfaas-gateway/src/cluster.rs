@@ -4,6 +4,7 @@ pub mod fixed;
 pub mod jobs;
 pub mod kube;
 pub mod local;
+pub mod seen_runs;
 
 use std::future::Future;
 use std::pin::Pin;

@@ -9,8 +9,9 @@ use futures::Stream;
 use tokio::sync::watch;
 
 use super::ClusterFuture;
+use super::seen_runs::SeenRuns;
 use crate::model::function::FunctionId;
-use crate::model::job::{JobSpec, RunSpec, RunState};
+use crate::model::job::{JobSpec, RunSpec};
 use crate::model::problem::Problem;
 use crate::queue::element::ElementId;
 
@@ -52,20 +53,6 @@ pub struct ClusterJob {
     pub spec: Arc<JobSpec>,
     /// What could not be used of its definition.
     pub problems: Vec<Problem>,
-}
-
-pub type SeenRuns = BTreeMap<ElementId, SeenRun>;
-
-/// A run as the cluster shows it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SeenRun {
-    pub job: FunctionId,
-    pub state: RunState,
-    pub queued_ms: u64,
-    pub started_ms: u64,
-    pub ttl_ms: u64,
-    /// It is on its way out.
-    pub is_leaving: bool,
 }
 
 /// A run's name in the cluster follows from these.

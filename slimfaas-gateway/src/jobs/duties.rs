@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 
 use super::command::End;
 use super::plan::{JobsView, Phase, Run};
-use crate::cluster::jobs::SeenRuns;
+use crate::cluster::seen_runs::SeenRuns;
 use crate::model::cron::Cron;
 use crate::model::function::FunctionId;
 use crate::model::job::{JobSpec, RunState, ScheduleRequest};
@@ -205,7 +205,7 @@ mod tests {
     use chrono::TimeDelta;
 
     use super::*;
-    use crate::cluster::jobs::SeenRun;
+    use crate::cluster::seen_runs::SeenRun;
     use crate::config::jobs::configured as configured_schedule;
     use crate::jobs::plan::Schedule;
 

@@ -4,7 +4,8 @@ use serde::Serialize;
 
 use super::unavailable;
 use crate::clock;
-use crate::cluster::jobs::{RunName, SeenRuns};
+use crate::cluster::jobs::RunName;
+use crate::cluster::seen_runs::SeenRuns;
 use crate::jobs::command::End;
 use crate::jobs::definitions::Definition;
 use crate::jobs::duties::in_order;

@@ -14,9 +14,8 @@ use super::replica::SHUTDOWN_TIMEOUT;
 use super::supervisor::LocalCluster;
 use crate::clock;
 use crate::cluster::ClusterFuture;
-use crate::cluster::jobs::{
-    ClusterJob, ClusterJobs, JobError, JobRunner, LogStream, RunName, RunToStart, SeenRun, SeenRuns,
-};
+use crate::cluster::jobs::{ClusterJob, ClusterJobs, JobError, JobRunner, LogStream, RunName, RunToStart};
+use crate::cluster::seen_runs::{SeenRun, SeenRuns};
 use crate::model::caller::Caller;
 use crate::model::function::FunctionId;
 use crate::model::job::{RunSpec, RunState};

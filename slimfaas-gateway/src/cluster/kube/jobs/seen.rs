@@ -3,8 +3,8 @@
 use k8s_openapi::api::batch::v1::Job;
 
 use super::object::said;
-use crate::cluster::jobs::SeenRun;
 use crate::cluster::kube::pod::{PodFacts, Stage};
+use crate::cluster::seen_runs::SeenRun;
 use crate::model::function::FunctionId;
 use crate::model::job::RunState;
 use crate::queue::element::ElementId;

@@ -18,6 +18,8 @@ use toolchain::Toolchain;
 pub(crate) const OBJECT: &str = "slimfaas-programs.o";
 /// Tells tests and benches where the object is.
 pub(crate) const OBJECT_VARIABLE: &str = "SLIMFAAS_PROGRAMS";
+/// The same, of the one that says what it drops.
+pub(crate) const LOGGING_OBJECT_VARIABLE: &str = "SLIMFAAS_LOGGING_PROGRAMS";
 const TARGET: &str = "bpfel-unknown-none";
 
 #[derive(Args)]
@@ -25,11 +27,38 @@ pub(crate) struct Options {
     /// Do not ask this machine's kernel what it thinks of the programs
     #[arg(long)]
     no_verify: bool,
+    /// Have the programs say which connections they drop, in the agent's log: for looking into things, since each line
+    /// costs time and whoever is dropped decides how many there are
+    #[arg(long)]
+    log: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Variant {
+    /// What is shipped.
+    Silent,
+    Logging,
+}
+
+impl Variant {
+    fn features(self) -> &'static str {
+        match self {
+            Self::Silent => "programs",
+            Self::Logging => "programs,log",
+        }
+    }
+
+    fn object(self) -> &'static str {
+        match self {
+            Self::Silent => OBJECT,
+            Self::Logging => "slimfaas-logging-programs.o",
+        }
+    }
 }
 
 /// Builds the object, and says what the kernel thinks of it where this process may ask it.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let object = build()?;
+    let object = build(if options.log { Variant::Logging } else { Variant::Silent })?;
     let size = fs::metadata(&object)?.len();
     line(&format!("{} {:.1} KiB", object.display(), size as f64 / 1024.0));
     if options.no_verify {
@@ -77,7 +106,7 @@ pub(crate) fn install_toolchain() -> Result<()> {
 ///
 /// # Errors
 /// Without a toolchain for it; the message says what to install.
-pub(crate) fn build() -> Result<PathBuf> {
+pub(crate) fn build(variant: Variant) -> Result<PathBuf> {
     let root = repository();
     let toolchain = Toolchain::find()?;
     line(&format!("kernel programs by {toolchain}"));
@@ -85,14 +114,14 @@ pub(crate) fn build() -> Result<PathBuf> {
     let folder = test::target_folder(&root).join("kernel-programs");
     let mut command = toolchain.cargo();
     command.args(["build", "--profile", "kernel", "--target", TARGET, "--package", "slimfaas-ebpf"]);
-    command.args(["--features", "programs", "--bin", "slimfaas-programs", "--target-dir"]).arg(&folder);
+    command.args(["--features", variant.features(), "--bin", "slimfaas-programs", "--target-dir"]).arg(&folder);
     let flags = ["--cfg=bpf_target_arch=\"x86_64\"", "-Cdebuginfo=2", "-Clink-arg=--btf"];
     command.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
     command.env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", &linker);
     let status = command.current_dir(&root).stdin(Stdio::null()).status().context("cannot run cargo")?;
     ensure!(status.success(), "the kernel programs do not build");
     let built = folder.join(TARGET).join("kernel/slimfaas-programs");
-    let object = folder.join(OBJECT);
+    let object = folder.join(variant.object());
     strip(&toolchain, &built, &object)?;
     Ok(object)
 }

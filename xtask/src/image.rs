@@ -78,7 +78,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 /// The images of what runs on a cluster; without the agent's where its kernel programs cannot be built, and why not.
 pub(crate) fn build_workloads() -> Result<(Vec<PathBuf>, Option<String>)> {
-    let lack = ebpf::build().err().map(|error| format!("{error:#}"));
+    let lack = ebpf::build(ebpf::Variant::Silent).err().map(|error| format!("{error:#}"));
     let names = if lack.is_none() { Name::WORKLOADS_AND_AGENT } else { Name::WORKLOADS };
     Ok((build(names)?, lack))
 }
@@ -150,7 +150,7 @@ impl Programs {
         let root = repository();
         let gateway = test::gateway_binary(&root)?;
         let agent = with_agent.then(|| test::agent_binary(&root)).transpose()?;
-        let object = with_agent.then(ebpf::build).transpose()?;
+        let object = with_agent.then(|| ebpf::build(ebpf::Variant::Silent)).transpose()?;
         let programs: Vec<PathBuf> = [gateway.clone()].into_iter().chain(agent.clone()).collect();
         let base = base::layer(&programs)?;
         Ok(Self { gateway, agent, object, base })

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 
 use crate::cluster::TestCluster;
+use crate::ebpf::Variant;
 use crate::steps::{Steps, Tally, cargo_test, check};
 use crate::terminal::{coloured, line};
 use crate::{ebpf, process, repository, sim, tidy, tools};
@@ -102,8 +103,11 @@ fn with_programs(command: &mut Command) -> Result<Tally> {
     if !rustix::process::geteuid().is_root() {
         return cargo_test(command.env(NO_PROGRAMS, "needs root"));
     }
-    match ebpf::build() {
-        Ok(object) => cargo_test(command.env(ebpf::OBJECT_VARIABLE, object)),
+    let objects = ebpf::build(Variant::Logging).and_then(|logging| Ok((ebpf::build(Variant::Silent)?, logging)));
+    match objects {
+        Ok((object, logging)) => {
+            cargo_test(command.env(ebpf::OBJECT_VARIABLE, object).env(ebpf::LOGGING_OBJECT_VARIABLE, logging))
+        }
         Err(error) => cargo_test(command.env(NO_PROGRAMS, format!("{error:#}"))),
     }
 }

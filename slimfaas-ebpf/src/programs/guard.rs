@@ -13,7 +13,7 @@ use slimfaas_ebpf::policy::{self, GuardOutcome};
 use slimfaas_ebpf::segment::{Segment, read_segment};
 use slimfaas_ebpf::tag::{self, Found, TagCheck};
 
-use super::maps;
+use super::{log, maps};
 
 const PASS: i32 = 1;
 const DROP: i32 = 0;
@@ -32,16 +32,17 @@ pub(crate) fn guard_ingress(context: SkBuffContext) -> i32 {
     if unsafe { (*socket).state } != TCP_LISTEN {
         return PASS;
     }
-    guard_listener(packet, socket)
+    guard_listener(&context, socket)
 }
 
 #[inline(always)]
-fn guard_listener(packet: *mut __sk_buff, socket: *mut bpf_sock) -> i32 {
+fn guard_listener(context: &SkBuffContext, socket: *mut bpf_sock) -> i32 {
+    let packet = context.skb.skb;
     // SAFETY: not null, and the kernel allows this field to be read.
     let port = unsafe { (*socket).src_port } as u16;
     let Some(guard) = guard_of(packet, port) else { return PASS };
     // What cannot be read is not let through.
-    let Some(segment) = read(packet) else { return conclude(GuardOutcome::Untagged) };
+    let Some(segment) = read(packet) else { return conclude(context, port, GuardOutcome::Untagged) };
     if !policy::opens_connection(segment.flags) {
         return PASS;
     }
@@ -51,13 +52,17 @@ fn guard_listener(packet: *mut __sk_buff, socket: *mut bpf_sock) -> i32 {
     {
         maps::count_forger(address);
     }
-    conclude(policy::decide_guard(check, maps::known(check), guard, maps::excluded(guard, check)))
+    conclude(context, port, policy::decide_guard(check, maps::known(check), guard, maps::excluded(guard, check)))
 }
 
 #[inline(always)]
-fn conclude(outcome: GuardOutcome) -> i32 {
+fn conclude(context: &SkBuffContext, port: u16, outcome: GuardOutcome) -> i32 {
     maps::count_outcome(outcome);
-    if outcome.allows() { PASS } else { DROP }
+    if outcome.allows() {
+        return PASS;
+    }
+    log::dropped(context, port, outcome);
+    DROP
 }
 
 /// The guard of this port in one of the cgroups that the listening socket was made in.

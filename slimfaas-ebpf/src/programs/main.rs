@@ -8,6 +8,7 @@ mod cgroup;
 mod connect;
 mod getsockopt;
 mod guard;
+mod log;
 mod maps;
 mod sock_ops;
 

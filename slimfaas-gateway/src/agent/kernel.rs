@@ -2,6 +2,7 @@
 
 mod attach;
 mod error;
+mod log;
 mod maps;
 
 use std::fs::File;
@@ -53,6 +54,7 @@ pub struct Kernel {
     ebpf: Ebpf,
     pins: Option<Pins>,
     maps: maps::Maps,
+    log: Option<log::ProgramLog>,
     /// Attachments that end with this process.
     links: Vec<OwnedFd>,
 }
@@ -91,7 +93,8 @@ impl Kernel {
             load_program(program).map_err(|error| KernelError::program(name, "load", error))?;
         }
         let maps = maps::Maps::take(&mut ebpf)?;
-        Ok(Self { ebpf, pins: options.pins, maps, links: Vec::new() })
+        let log = log::ProgramLog::take(&mut ebpf)?;
+        Ok(Self { ebpf, pins: options.pins, maps, log, links: Vec::new() })
     }
 
     /// Attaches the programs to a cgroup and all below it, and detaches what an earlier agent has pinned.
@@ -126,6 +129,11 @@ impl Kernel {
     /// Makes changes in the order given. After an error, [`Kernel::read`] says how far it got.
     pub fn apply(&mut self, changes: &[Change]) -> Result<(), KernelError> {
         changes.iter().try_for_each(|change| self.maps.apply(*change))
+    }
+
+    /// Has what the programs say appear in this process's log, if they were built to say anything.
+    pub fn print_log(&mut self) {
+        self.log.iter_mut().for_each(log::ProgramLog::print);
     }
 
     /// Counted since the maps were made.

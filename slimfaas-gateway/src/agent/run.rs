@@ -191,6 +191,7 @@ impl Agent {
             if has_learnt || has_found || has_keys || self.is_behind {
                 self.settle();
             }
+            self.kernel.print_log();
             if clock::now().saturating_duration_since(self.shown) >= LOOK_LATER {
                 self.show();
             }

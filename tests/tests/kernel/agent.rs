@@ -153,10 +153,15 @@ impl Scene {
     }
 
     fn start_agent(&self) -> Result<Server> {
+        self.start_agent_with("SLIMFAAS_PROGRAMS")
+    }
+
+    /// With the object that this variable names.
+    fn start_agent_with(&self, programs: &str) -> Result<Server> {
         let at = |name: &str| self.folder.path().join(name);
         let status = free_address()?;
         let mut command = Command::new(agent_binary()?);
-        command.args(["run", "--node", "n1", "--programs"]).arg(std::env::var_os("SLIMFAAS_PROGRAMS").context("set")?);
+        command.args(["run", "--node", "n1", "--programs"]).arg(std::env::var_os(programs).context("set")?);
         command.arg("--secrets").arg(at("identity")).arg("--peer-key").arg(at("peer-key"));
         command.arg("--gateways").arg(self.gateway.to_string()).arg("--listen").arg(status.to_string());
         command.arg("--cgroup").arg(&self.node).arg("--pins").arg(self.bpffs.pins());
@@ -217,6 +222,30 @@ fn an_agent_enforces_what_it_is_told_and_its_end_changes_nothing() {
         let ended = detach.arg("detach").arg("--pins").arg(scene.bpffs.pins()).status()?;
         ensure!(ended.success());
         ensure!(thief.tell(&format!("connect {address}"))? == "connected");
+        Ok(())
+    });
+}
+
+#[test]
+fn programs_that_are_built_to_say_what_they_drop() {
+    on_site("programs_that_are_built_to_say", |site| {
+        let scene = Scene::new(site.cgroup("node")?)?;
+        let network = site.network("n")?;
+        let start = |uid: &str| Actor::start(&network.name, &container(&scene.node, uid)?);
+        let mut orders = start(ORDERS)?;
+        let port: u16 = orders.tell("listen 127.0.0.1:0")?.parse()?;
+        scene.api.add(ORDERS, "shop", "ReplicaSet", "orders-5d4f8")?;
+        scene.api.add(THIEF, "bank", "ReplicaSet", "thief-1a2b3")?;
+        *scene.policy.lock().expect("nobody panicked") = policy(port);
+        let agent = scene.start_agent_with("SLIMFAAS_LOGGING_PROGRAMS")?;
+        let mut thief = start(THIEF)?;
+        wait_for(&mut thief, &format!("127.0.0.1:{port}"), "ignored")?;
+        let line = format!("dropped a connection to port {port}: ");
+        let deadline = Instant::now() + TIMEOUT;
+        while !agent.output().contains(&line) {
+            ensure!(Instant::now() < deadline, "it does not say so: {}", agent.output());
+            std::thread::sleep(Duration::from_millis(20));
+        }
         Ok(())
     });
 }

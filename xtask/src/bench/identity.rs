@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use crate::{ebpf, repository, test};
 
 pub(super) fn run() -> Result<()> {
-    let object = ebpf::build()?;
+    let object = ebpf::build(ebpf::Variant::Silent)?;
     // Nothing to skip: whoever asks for numbers wants to hear why there are none.
     // Unoptimized: what is measured is the kernel's work, and the programs are always optimized.
     let bench = ["bench", "--profile", "dev", "--package", "slimfaas-tests", "--bench", "identity"];

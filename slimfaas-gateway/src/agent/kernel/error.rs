@@ -26,8 +26,8 @@ pub enum KernelError {
     Full { name: &'static str, source: Box<MapError> },
     #[error("cannot use the cgroup {path}: {source}")]
     Cgroup { path: PathBuf, source: io::Error },
-    #[error("cannot wait for records of the kernel: {0}")]
-    Records(io::Error),
+    #[error("cannot read what the programs say: {0}")]
+    Log(String),
     #[error(transparent)]
     Pins(#[from] PinsError),
 }

@@ -42,10 +42,10 @@ pub(super) async fn answer(jobs: Option<&(Jobs, Logs)>, call: JobCall<'_>) -> Re
         // Where nothing runs jobs, there are none.
         return if call.route.action == JobAction::StatusAll { Ok(json(&[(); 0])) } else { Err(Rejection::NotFound) };
     };
+    super::catch_up(&jobs.store).await.map_err(unavailable)?;
     if call.route.action == JobAction::StatusAll {
         return shown::status(jobs).map(|all| json(&all));
     }
-    super::catch_up(&jobs.store).await.map_err(unavailable)?;
     let id = named(jobs, call.route.name)?;
     let definition = jobs.definitions.find(&id);
     // Whoever may ask for a run may see and end it.

@@ -39,8 +39,8 @@ fn a_cold_start_costs_what_the_cluster_takes_and_little_more() -> Result<()> {
     let slow = (count / 4).max(2);
     let early = measure(&site, "slow-starter", slow)?;
     report::line(format_args!("answered before Kubernetes called the pod ready: {early} of {slow}"));
-    // The kubelet has asked it once in vain and would ask again after its period.
-    ensure!(early == slow, "{early} of {slow} were answered before Kubernetes called the pod ready");
+    // The kubelet asks it once in vain and again after its period, but for one that is late with its first question.
+    ensure!(early > 0, "{early} of {slow} were answered before Kubernetes called the pod ready");
     Ok(())
 }
 
@@ -70,6 +70,8 @@ fn measure(site: &Site, name: &str, count: usize) -> Result<usize> {
     // The aims are 5 and 10 ms at the 99th percentile; the machine of a test may be busy with other things.
     ensure!(worst("decision") < 50.0, "the decision took up to {} ms", worst("decision"));
     ensure!(worst("forwarded") < 100.0, "forwarding took up to {} ms", worst("forwarded"));
+    let half_a_period = f64::from(PROBE_PERIOD) * 500.0;
+    ensure!(worst("total") < half_a_period, "a call waited for {} ms, as for the kubelet's probe", worst("total"));
     Ok(before_ready)
 }
 

@@ -39,7 +39,8 @@ fn a_cold_start_costs_what_the_cluster_takes_and_little_more() -> Result<()> {
     let slow = (count / 4).max(2);
     let early = measure(&site, "slow-starter", slow)?;
     report::line(format_args!("answered before Kubernetes called the pod ready: {early} of {slow}"));
-    // The kubelet asks it once in vain and again after its period, but for one that is late with its first question.
+    // The kubelet asks it once in vain and again after its period, or earlier by chance: whenever it brings the pod's
+    // status up to date it asks out of turn (`UpdatePodStatus` of its prober).
     ensure!(early > 0, "{early} of {slow} were answered before Kubernetes called the pod ready");
     Ok(())
 }

@@ -61,7 +61,11 @@ fn functions_are_called_from_zero_and_go_back_to_zero() -> Result<()> {
     site.wait_replicas("statefulset", "ledger", 0, SOON)?;
     assert_eq!(site.call("/function/fibonacci/hello/again")?.status, 200);
     // For the call, or for the request that waits then: whichever the scaler sees first.
-    site.wait_event("Deployment", "fibonacci", "ScaledUp", "from 0 to 1 replicas: ")?;
+    let started = ["call", "waiting_requests"].map(|reason| format!("from 0 to 1 replicas: {reason}"));
+    wait("the Event of a start", SOON, || {
+        let events = site.events("Deployment", "fibonacci")?;
+        Ok(events.iter().any(|(reason, note)| reason == "ScaledUp" && started.contains(note)).then_some(()))
+    })?;
     site.wait_event("Deployment", "fibonacci", "ScaledDown", "from 1 to 0 replicas: idle")?;
     Ok(())
 }

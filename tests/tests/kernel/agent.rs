@@ -170,6 +170,28 @@ impl Scene {
     }
 }
 
+/// Two pods of one namespace, of which one calls the other and is known to it.
+struct Shop {
+    orders: Actor,
+    web: Actor,
+    /// Where the first listens.
+    address: String,
+    web_identity: Identity,
+}
+
+impl Shop {
+    fn open(scene: &Scene, network: &str) -> Result<Self> {
+        let mut orders = Actor::start(network, &container(&scene.node, ORDERS)?)?;
+        let mut web = Actor::start(network, &container(&scene.node, WEB)?)?;
+        scene.api.add(ORDERS, "shop", "ReplicaSet", "orders-5d4f8")?;
+        scene.api.add(WEB, "shop", "ReplicaSet", "web-77c9d")?;
+        let address = format!("127.0.0.1:{}", orders.tell("listen 127.0.0.1:0")?);
+        let web_identity = identity("shop", "Deployment", "web");
+        wait_for_caller(&mut web, &mut orders, &address, web_identity, Verdict::Known)?;
+        Ok(Self { orders, web, address, web_identity })
+    }
+}
+
 #[test]
 fn an_agent_enforces_what_it_is_told_and_its_end_changes_nothing() {
     on_site("an_agent_enforces_what_it_is_told", |site| {
@@ -260,13 +282,7 @@ fn a_change_is_in_force_soon_after_an_agent_hears_of_it() {
         let network = site.network("n")?;
         *scene.policy.lock().expect("nobody panicked") = policy(1);
         let _agent = scene.start_agent()?;
-        let mut orders = Actor::start(&network.name, &container(&scene.node, ORDERS)?)?;
-        let mut web = Actor::start(&network.name, &container(&scene.node, WEB)?)?;
-        scene.api.add(ORDERS, "shop", "ReplicaSet", "orders-5d4f8")?;
-        scene.api.add(WEB, "shop", "ReplicaSet", "web-77c9d")?;
-        let address = format!("127.0.0.1:{}", orders.tell("listen 127.0.0.1:0")?);
-        let web_identity = identity("shop", "Deployment", "web");
-        wait_for_caller(&mut web, &mut orders, &address, web_identity, Verdict::Known)?;
+        let Shop { mut orders, web: _web, web_identity, .. } = Shop::open(&scene, &network.name)?;
         // A machine that does something else meanwhile shows its own pauses: the best of three counts.
         let mut best = Duration::MAX;
         for _ in 0..3 {
@@ -309,13 +325,7 @@ fn a_key_is_changed_by_files() {
         let file = |name: &str| scene.folder.path().join("identity").join(name);
         *scene.policy.lock().expect("nobody panicked") = policy(1);
         let _agent = scene.start_agent()?;
-        let mut orders = Actor::start(&network.name, &container(&scene.node, ORDERS)?)?;
-        let mut web = Actor::start(&network.name, &container(&scene.node, WEB)?)?;
-        scene.api.add(ORDERS, "shop", "ReplicaSet", "orders-5d4f8")?;
-        scene.api.add(WEB, "shop", "ReplicaSet", "web-77c9d")?;
-        let address = format!("127.0.0.1:{}", orders.tell("listen 127.0.0.1:0")?);
-        let web_identity = identity("shop", "Deployment", "web");
-        wait_for_caller(&mut web, &mut orders, &address, web_identity, Verdict::Known)?;
+        let Shop { mut orders, mut web, address, .. } = Shop::open(&scene, &network.name)?;
         let known = |web: &mut Actor, orders: &mut Actor| -> Result<bool> {
             ensure!(web.tell(&format!("connect {address}"))? == "connected");
             Ok(orders.accept()?.verdict == Verdict::Known.as_u32())

@@ -78,11 +78,16 @@ const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Who was just told that something is stored finds it, whichever node told it. Without a leader reads see what this
 /// node knows.
-async fn catch_up(store: &Store) -> Result<(), StoreError> {
+async fn catch_up(store: &Store) -> Result<(), Rejection> {
     match store.catch_up(CATCH_UP_TIMEOUT).await {
         Ok(()) => Ok(()),
-        Err(_no_leader) => store.show().await,
+        Err(_no_leader) => store.show().await.map_err(unavailable),
     }
+}
+
+fn unavailable(error: StoreError) -> Rejection {
+    tracing::warn!(%error, "the store does not answer");
+    Rejection::QueueUnavailable
 }
 
 fn text(status: StatusCode, content_type: &'static str, body: String) -> Response<Body> {

@@ -80,6 +80,23 @@ pub async fn connect(address: &Address, timeout: Duration) -> io::Result<TcpStre
     Ok(stream)
 }
 
+/// The answer to one request, with its connection driven beside it instead of in a task.
+pub async fn drive<T, E: From<hyper::Error>>(
+    answer: impl Future<Output = Result<T, E>>,
+    connection: impl Future<Output = hyper::Result<()>>,
+) -> Result<T, E> {
+    let mut answer = std::pin::pin!(answer);
+    tokio::select! {
+        // The answer first: a server may close right after it.
+        biased;
+        answer = &mut answer => answer,
+        ended = connection => {
+            ended?;
+            answer.await
+        }
+    }
+}
+
 /// Bounds what the kernel keeps of a stream, in bytes: of what it cannot send yet, and of what nobody has read. What is
 /// urgent does not wait behind more than that.
 pub fn limit_queues(stream: &TcpStream, unsent: u32, unread: usize) -> io::Result<()> {

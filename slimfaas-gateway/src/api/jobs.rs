@@ -7,7 +7,7 @@ use http::{HeaderName, HeaderValue, Response, StatusCode};
 use serde::Serialize;
 
 use self::asked::Asked;
-use super::{json, no_content, text};
+use super::{json, no_content, text, unavailable};
 use crate::cluster::jobs::{JobError, RunName};
 use crate::config::jobs::is_name;
 use crate::jobs::definitions::Definition;
@@ -26,7 +26,6 @@ use crate::proxy::router::JobAction;
 use crate::proxy::visibility::is_inside;
 use crate::queue::command::Limit;
 use crate::queue::element::ElementId;
-use crate::store::StoreError;
 
 /// Names what the body says and nobody reads.
 const IGNORED: HeaderName = HeaderName::from_static("slimfaas-ignored-fields");
@@ -42,7 +41,10 @@ pub(super) async fn answer(jobs: Option<&(Jobs, Logs)>, call: JobCall<'_>) -> Re
         // Where nothing runs jobs, there are none.
         return if call.route.action == JobAction::StatusAll { Ok(json(&[(); 0])) } else { Err(Rejection::NotFound) };
     };
-    super::catch_up(&jobs.store).await.map_err(unavailable)?;
+    // What is only stored needs no look at what is there.
+    if !matches!(call.route.action, JobAction::Run | JobAction::Schedule) {
+        super::catch_up(&jobs.store).await?;
+    }
     if call.route.action == JobAction::StatusAll {
         return shown::status(jobs).map(|all| json(&all));
     }
@@ -186,9 +188,4 @@ fn refused(error: JobsError) -> Rejection {
         JobsError::TooLarge(limit) => Rejection::BodyTooLarge { limit },
         JobsError::Store(error) => unavailable(error),
     }
-}
-
-fn unavailable(error: StoreError) -> Rejection {
-    tracing::warn!(%error, "the store does not answer");
-    Rejection::QueueUnavailable
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::Response;
 use serde::Serialize;
 
-use super::{json, no_content};
+use super::{json, no_content, unavailable};
 use crate::clock;
 use crate::model::function::FunctionId;
 use crate::proxy::body::Body;
@@ -14,7 +14,7 @@ use crate::proxy::router::QueueAction;
 use crate::queue::command::{Command, Reply};
 use crate::queue::element::{Attempt, ElementId, End, Phase};
 use crate::queue::request::{self, StoredRequest};
-use crate::store::{Found, Store, StoreError};
+use crate::store::{Found, Store};
 
 /// Dead letters of one page.
 const PAGE: usize = 100;
@@ -105,7 +105,7 @@ pub(super) async fn answer(
     query: Option<&str>,
 ) -> Result<Response<Body>, Rejection> {
     let store = store.ok_or(Rejection::QueueUnavailable)?;
-    super::catch_up(store).await.map_err(unavailable)?;
+    super::catch_up(store).await?;
     match action {
         QueueAction::Depths => depths(store, function).map(|depths| json(&depths)),
         QueueAction::Element(id) => element(store, function, id).map(|element| json(&element)),
@@ -213,11 +213,6 @@ async fn all(store: &Store, batch: impl Fn() -> Command) -> Result<Changed, Reje
 
 async fn pause(store: &Store, function: &FunctionId, paused: bool) -> Result<Response<Body>, Rejection> {
     command(store, Command::Pause { function: function.clone(), paused }).await.map(|_| no_content())
-}
-
-fn unavailable(error: StoreError) -> Rejection {
-    tracing::warn!(%error, "the store does not answer");
-    Rejection::QueueUnavailable
 }
 
 fn view(found: &Found) -> ElementView {

@@ -91,11 +91,11 @@ impl Write {
         let mut reader = Reader::new(bytes.clone());
         let write = match reader.byte()? {
             1 => {
-                let (id, offset, expected) = (id(&mut reader)?, reader.fixed()?, reader.fixed()?);
+                let (id, offset, expected) = (ElementId::read(&mut reader)?, reader.fixed()?, reader.fixed()?);
                 return Ok(Self::Part { id, offset, expected, data: bytes.slice(PART_HEAD_BYTES..) });
             }
-            2 => Self::Finish { id: id(&mut reader)?, file: BodyFile::read(&mut reader)? },
-            3 => Self::Discard { id: id(&mut reader)? },
+            2 => Self::Finish { id: ElementId::read(&mut reader)?, file: BodyFile::read(&mut reader)? },
+            3 => Self::Discard { id: ElementId::read(&mut reader)? },
             _ => return Err(DecodeError("has an unknown kind of call")),
         };
         reader.end()?;
@@ -153,9 +153,9 @@ impl Read {
     pub(super) fn decode(bytes: Bytes) -> Result<Self> {
         let mut reader = Reader::new(bytes);
         let read = match reader.byte()? {
-            1 => Self::Part { id: id(&mut reader)?, offset: reader.number()?, max: reader.narrow()? },
+            1 => Self::Part { id: ElementId::read(&mut reader)?, offset: reader.number()?, max: reader.narrow()? },
             2 => Self::Missing,
-            3 => Self::Suspect { id: id(&mut reader)?, file: BodyFile::read(&mut reader)? },
+            3 => Self::Suspect { id: ElementId::read(&mut reader)?, file: BodyFile::read(&mut reader)? },
             _ => return Err(DecodeError("has an unknown kind of call")),
         };
         reader.end()?;
@@ -191,10 +191,6 @@ impl Found {
 /// Whether an encoded call is [`Write::Finish`].
 pub(super) fn is_finish(call: &[u8]) -> bool {
     call.first() == Some(&2)
-}
-
-fn id(reader: &mut Reader) -> Result<ElementId> {
-    Ok(ElementId(reader.array()?))
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@
 
 mod configuration;
 mod json;
-mod lists;
+pub(crate) mod lists;
 #[cfg(test)]
 mod properties;
 mod scale;
@@ -361,8 +361,13 @@ impl Problems {
     }
 
     fn bad(&mut self, key: &str, found: &str, allowed: &str, used: &str) {
-        self.push(key, format!("found {found}; allowed: {allowed}; used instead: {used}"));
+        self.push(key, unusable(found, allowed, used));
     }
+}
+
+/// The message about a bad value.
+pub(crate) fn unusable(found: &str, allowed: &str, used: &str) -> String {
+    format!("found {found}; allowed: {allowed}; used instead: {used}")
 }
 
 /// Somebody's text in a message: short, on one line.

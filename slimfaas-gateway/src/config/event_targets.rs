@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use crate::config::annotations::lists::entries;
 use crate::config::url_template::{UrlTemplate, Values};
 use crate::model::address::Address;
 use crate::model::visibility::Visibility;
@@ -27,7 +28,7 @@ pub struct EventTarget {
 /// Without a prefix (`Private:event=>…`) whoever reaches the gateway may publish to it.
 pub(super) fn parse(text: &str) -> Result<Vec<EventTarget>, String> {
     let mut targets: Vec<EventTarget> = Vec::new();
-    for entry in text.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
+    for entry in entries(text) {
         let unlike = |why: &str| format!("allowed: event=>url;url, separated by commas; {why} in {entry:?}");
         let (event, urls) = entry.split_once("=>").ok_or_else(|| unlike("there is no =>"))?;
         let (visibility, event) = split_visibility(event.trim());

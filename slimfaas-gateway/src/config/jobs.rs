@@ -6,7 +6,8 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::config::annotations::quoted;
+use crate::config::annotations::lists::entries;
+use crate::config::annotations::{quoted, unusable};
 use crate::config::suggest;
 use crate::model::cron::Cron;
 use crate::model::job::{ConfiguredSchedule, DEFAULT_JOB, EnvVar, JobSpec, Resources, RestartPolicy, ScheduleRequest};
@@ -21,7 +22,7 @@ pub const JOB: &str = "SlimFaas/Job";
 const WHITELIST: &str = "SlimFaas/JobImagesWhitelist";
 const VISIBILITY: &str = "SlimFaas/DefaultVisibility";
 const PARALLEL: &str = "SlimFaas/NumberParallelJob";
-const DEPENDS_ON: &str = "SlimFaas/DependsOn";
+pub const DEPENDS_ON: &str = "SlimFaas/DependsOn";
 const SCHEDULES: &str = "SlimFaas/Schedules";
 
 /// Runs at once of one job.
@@ -257,36 +258,38 @@ pub fn annotate(name: &str, spec: &mut JobSpec, annotations: &BTreeMap<String, S
         }
     }
     if let Some(text) = annotations.get(SCHEDULES) {
-        match serde_json::from_str::<Vec<Value>>(text) {
-            Ok(entries) => {
-                for entry in entries {
-                    let request = serde_json::from_value::<ScheduleRequest>(entry.clone());
-                    let request = request.map_err(|error| error.to_string());
-                    match request.and_then(|request| check_cron(&request).map(|()| request)) {
-                        Ok(request) => spec.schedules.push(configured(name, request)),
-                        Err(error) => {
-                            let message =
-                                format!("found {} ({error}); the entry is skipped", quoted(&entry.to_string()));
-                            problems.push(Problem::new(SCHEDULES, message));
-                        }
-                    }
-                }
-            }
-            Err(error) => {
-                let found = format!("{text} ({error})");
-                problems.push(bad(SCHEDULES, &found, r#"a JSON array such as [{"Schedule":"0 4 * * *"}]"#, "none"));
-            }
-        }
+        read_schedules(name, spec, text, &mut problems);
     }
     problems
 }
 
+fn read_schedules(name: &str, spec: &mut JobSpec, text: &str, problems: &mut Vec<Problem>) {
+    let entries: Vec<Value> = match serde_json::from_str(text) {
+        Ok(entries) => entries,
+        Err(error) => {
+            let found = format!("{text} ({error})");
+            problems.push(bad(SCHEDULES, &found, r#"a JSON array such as [{"Schedule":"0 4 * * *"}]"#, "none"));
+            return;
+        }
+    };
+    for entry in entries {
+        let request = serde_json::from_value::<ScheduleRequest>(entry.clone()).map_err(|error| error.to_string());
+        match request.and_then(|request| check_cron(&request).map(|()| request)) {
+            Ok(request) => spec.schedules.push(configured(name, request)),
+            Err(error) => {
+                let message = format!("found {} ({error}); the entry is skipped", quoted(&entry.to_string()));
+                problems.push(Problem::new(SCHEDULES, message));
+            }
+        }
+    }
+}
+
 fn list(text: &str) -> Vec<String> {
-    text.split(',').map(str::trim).filter(|entry| !entry.is_empty()).map(str::to_owned).collect()
+    entries(text).map(str::to_owned).collect()
 }
 
 fn bad(key: &str, found: &str, allowed: &str, used: &str) -> Problem {
-    Problem::new(key, format!("found {}; allowed: {allowed}; used instead: {used}", quoted(found)))
+    Problem::new(key, unusable(&quoted(found), allowed, used))
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderValue, header};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use super::name;
+use crate::model::percent;
 
 /// Extension attributes included: whoever needs more has data.
 const ATTRIBUTES_MAX: usize = 64;
@@ -95,7 +95,7 @@ pub fn read_binary(headers: &HeaderMap) -> Result<String, NotAnEvent> {
 }
 
 fn header_text(attribute: &str, value: &HeaderValue) -> Result<String, NotAnEvent> {
-    let text = value.to_str().ok().and_then(name::decode);
+    let text = value.to_str().ok().and_then(percent::decode);
     text.ok_or_else(|| NotAnEvent::Invalid(format!("the attribute {attribute} is not percent-encoded UTF-8")))
 }
 

@@ -1,5 +1,7 @@
 //! The name of an event, as publishers write it and subscribers ask for it.
 
+use crate::model::percent;
+
 /// Longer than any name that people or CloudEvents types have.
 pub const NAME_BYTES_MAX: usize = 256;
 
@@ -18,7 +20,7 @@ pub enum NameError {
 
 /// The name in a path segment as it was sent.
 pub fn from_segment(raw: &str) -> Result<String, NameError> {
-    let name = decode(raw).ok_or(NameError::Encoding)?;
+    let name = percent::decode(raw).ok_or(NameError::Encoding)?;
     check(&name).map(|()| name)
 }
 
@@ -30,23 +32,6 @@ pub fn check(name: &str) -> Result<(), NameError> {
         _ if name.chars().any(char::is_control) => Err(NameError::Control),
         _ => Ok(()),
     }
-}
-
-/// Percent-decoding; `None` for what is not encoded in that way, or is no UTF-8 then.
-pub(super) fn decode(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let [first, tail @ ..] = rest {
-        if *first == b'%' {
-            let digits = tail.get(..2).filter(|digits| digits.iter().all(u8::is_ascii_hexdigit))?;
-            bytes.push(u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?);
-            rest = &tail[2..];
-        } else {
-            bytes.push(*first);
-            rest = tail;
-        }
-    }
-    String::from_utf8(bytes).ok()
 }
 
 #[cfg(test)]

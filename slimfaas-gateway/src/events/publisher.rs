@@ -99,19 +99,12 @@ async fn exchange(address: &Address, request: Request<Full<Bytes>>) -> Result<An
     let connected = net::connect(address, CONNECT_TIMEOUT).await;
     let stream = connected.map_err(|source| PublishError::Connect { address: address.clone(), source })?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    let mut answer = std::pin::pin!(async {
+    let answer = async {
         let (head, body) = sender.send_request(request).await?.into_parts();
         let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await.map_err(PublishError::Answer)?;
         Ok(Answer { status: head.status, body: body.to_bytes() })
-    });
-    tokio::select! {
-        biased; // the connection may end right after its answer
-        answer = &mut answer => answer,
-        ended = connection => {
-            ended?;
-            answer.await
-        }
-    }
+    };
+    net::drive(answer, connection).await
 }
 
 #[cfg(test)]
@@ -124,7 +117,7 @@ mod tests {
             [("a b", "a%20b"), ("100% \"é\"", "100%25%20%22%C3%A9%22"), ("com.example/x", "com.example/x")]
         {
             assert_eq!(encoded(text), expected);
-            assert_eq!(super::super::name::decode(&encoded(text)).as_deref(), Some(text));
+            assert_eq!(crate::model::percent::decode(&encoded(text)).as_deref(), Some(text));
         }
     }
 

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use crate::model::function::FunctionId;
 use crate::queue::codec::{DecodeError, Reader, Result, Writer};
-use crate::queue::element::{ERROR_BYTES_MAX, ElementId};
+use crate::queue::element::{ERROR_BYTES_MAX, ElementId, shortened};
 
 /// One change of the runs or the schedules. A run and a schedule have ids like elements.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,11 +55,7 @@ pub enum End {
 impl End {
     /// A failure whose text fits.
     pub fn failed(reason: &str) -> Self {
-        let mut end = reason.len().min(ERROR_BYTES_MAX);
-        while !reason.is_char_boundary(end) {
-            end -= 1;
-        }
-        Self::Failed(reason[..end].to_owned())
+        Self::Failed(shortened(reason).to_owned())
     }
 
     pub fn write(&self, writer: &mut Writer) {
@@ -101,19 +97,19 @@ impl JobCommand {
             Self::Forget { id } => tagged(writer, 6, id),
             Self::Adopt { id, job, queued_ms, started_ms, ttl_ms } => {
                 tagged(writer, 7, id);
-                write_job(writer, job);
+                writer.function(job);
                 [queued_ms, started_ms, ttl_ms].into_iter().for_each(|number| writer.number(*number));
             }
             Self::Schedule { id, job, spec, job_max, total_max } => {
                 tagged(writer, 8, id);
-                write_job(writer, job);
+                writer.function(job);
                 writer.bytes(spec);
                 writer.number(u64::from(*job_max));
                 writer.number(u64::from(*total_max));
             }
             Self::See { id, job } => {
                 tagged(writer, 9, id);
-                write_job(writer, job);
+                writer.function(job);
             }
             Self::Unschedule { id } => tagged(writer, 10, id),
             Self::Fire { schedule, planned_ms, run } => {
@@ -127,28 +123,32 @@ impl JobCommand {
     pub fn read(reader: &mut Reader) -> Result<Self> {
         Ok(match reader.byte()? {
             1 => Self::Run(NewRun::read(reader)?),
-            2 => Self::Start { id: id(reader)?, parallel: reader.narrow()? },
-            3 => Self::Created { id: id(reader)? },
-            4 => Self::Finish { id: id(reader)?, end: End::read(reader)? },
-            5 => Self::Delete { id: id(reader)? },
-            6 => Self::Forget { id: id(reader)? },
+            2 => Self::Start { id: ElementId::read(reader)?, parallel: reader.narrow()? },
+            3 => Self::Created { id: ElementId::read(reader)? },
+            4 => Self::Finish { id: ElementId::read(reader)?, end: End::read(reader)? },
+            5 => Self::Delete { id: ElementId::read(reader)? },
+            6 => Self::Forget { id: ElementId::read(reader)? },
             7 => Self::Adopt {
-                id: id(reader)?,
-                job: read_job(reader)?,
+                id: ElementId::read(reader)?,
+                job: reader.function()?,
                 queued_ms: reader.number()?,
                 started_ms: reader.number()?,
                 ttl_ms: reader.number()?,
             },
             8 => Self::Schedule {
-                id: id(reader)?,
-                job: read_job(reader)?,
+                id: ElementId::read(reader)?,
+                job: reader.function()?,
                 spec: reader.bytes()?,
                 job_max: reader.narrow()?,
                 total_max: reader.narrow()?,
             },
-            9 => Self::See { id: id(reader)?, job: read_job(reader)? },
-            10 => Self::Unschedule { id: id(reader)? },
-            11 => Self::Fire { schedule: id(reader)?, planned_ms: reader.number()?, run: reader.option(NewRun::read)? },
+            9 => Self::See { id: ElementId::read(reader)?, job: reader.function()? },
+            10 => Self::Unschedule { id: ElementId::read(reader)? },
+            11 => Self::Fire {
+                schedule: ElementId::read(reader)?,
+                planned_ms: reader.number()?,
+                run: reader.option(NewRun::read)?,
+            },
             _ => return Err(DecodeError("has an unknown command about jobs")),
         })
     }
@@ -167,7 +167,7 @@ impl JobCommand {
 impl NewRun {
     fn write(&self, writer: &mut Writer) {
         writer.raw(&self.id.0);
-        write_job(writer, &self.job);
+        writer.function(&self.job);
         writer.bytes(&self.spec);
         writer.number(self.ttl_ms);
         writer.number(u64::from(self.job_max));
@@ -176,8 +176,8 @@ impl NewRun {
 
     fn read(reader: &mut Reader) -> Result<Self> {
         Ok(Self {
-            id: id(reader)?,
-            job: read_job(reader)?,
+            id: ElementId::read(reader)?,
+            job: reader.function()?,
             spec: reader.bytes()?,
             ttl_ms: reader.number()?,
             job_max: reader.narrow()?,
@@ -189,19 +189,6 @@ impl NewRun {
 fn tagged(writer: &mut Writer, tag: u8, id: &ElementId) {
     writer.byte(tag);
     writer.raw(&id.0);
-}
-
-fn id(reader: &mut Reader) -> Result<ElementId> {
-    Ok(ElementId(reader.array()?))
-}
-
-pub(super) fn write_job(writer: &mut Writer, job: &FunctionId) {
-    writer.text(&job.namespace);
-    writer.text(&job.name);
-}
-
-pub(super) fn read_job(reader: &mut Reader) -> Result<FunctionId> {
-    Ok(FunctionId { namespace: reader.text()?.into(), name: reader.text()?.into() })
 }
 
 #[cfg(test)]

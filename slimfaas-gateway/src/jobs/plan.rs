@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use super::command::{End, JobCommand, NewRun, read_job, write_job};
+use super::command::{End, JobCommand, NewRun};
 use crate::model::function::FunctionId;
 use crate::queue::codec::{DecodeError, Reader, Writer};
 use crate::queue::command::{Limit, Reply};
@@ -348,7 +348,7 @@ fn rows<T>(
 impl Run {
     fn encode(&self) -> Vec<u8> {
         let mut writer = Writer::default();
-        write_job(&mut writer, &self.job);
+        writer.function(&self.job);
         [self.order, self.queued_ms, self.ttl_ms].into_iter().for_each(|number| writer.number(number));
         match &self.phase {
             Phase::Queued => writer.byte(0),
@@ -375,7 +375,7 @@ impl Run {
     fn decode(row: Bytes) -> std::result::Result<Self, DecodeError> {
         let mut reader = Reader::new(row);
         let run = Self {
-            job: read_job(&mut reader)?,
+            job: reader.function()?,
             order: reader.number()?,
             queued_ms: reader.number()?,
             ttl_ms: reader.number()?,
@@ -398,7 +398,7 @@ impl Run {
 impl Schedule {
     fn encode(&self) -> Vec<u8> {
         let mut writer = Writer::default();
-        write_job(&mut writer, &self.job);
+        writer.function(&self.job);
         writer.number(self.last_ms);
         writer.bytes(&self.spec);
         writer.0
@@ -406,7 +406,7 @@ impl Schedule {
 
     fn decode(row: Bytes) -> std::result::Result<Self, DecodeError> {
         let mut reader = Reader::new(row);
-        let schedule = Self { job: read_job(&mut reader)?, last_ms: reader.number()?, spec: reader.bytes()? };
+        let schedule = Self { job: reader.function()?, last_ms: reader.number()?, spec: reader.bytes()? };
         reader.end().map(|()| schedule)
     }
 }

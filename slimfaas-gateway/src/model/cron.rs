@@ -4,8 +4,10 @@
 //! comes twice counts the first time. So each planned minute of a day fires once. A line whose hour is `*` means
 //! intervals and not times of day: it follows real time, and fires in both passes of an hour that is repeated.
 
-use chrono::{DateTime, Datelike, Days, MappedLocalTime, NaiveDate, NaiveTime, TimeZone, Utc};
-use chrono_tz::{GapInfo, TZ_VARIANTS, Tz};
+use chrono::{DateTime, Datelike, Days, NaiveDate, NaiveTime, Utc};
+use chrono_tz::Tz;
+
+use super::zone;
 
 /// A parsed line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,10 +67,7 @@ impl Cron {
     pub fn parse(line: &str, zone: Option<&str>) -> Result<Self, CronError> {
         let zone = match zone.map(str::trim).filter(|name| !name.is_empty()) {
             None => Tz::UTC,
-            Some(name) => {
-                let known = TZ_VARIANTS.iter().find(|zone| zone.name().eq_ignore_ascii_case(name));
-                *known.ok_or_else(|| CronError::Zone(name.chars().take(64).collect()))?
-            }
+            Some(name) => zone::named(name).ok_or_else(|| CronError::Zone(name.chars().take(64).collect()))?,
         };
         let texts: Vec<&str> = line.split_ascii_whitespace().collect();
         let Ok([minute, hour, day, month, weekday]) = <[&str; 5]>::try_from(texts.clone()) else {
@@ -148,14 +147,11 @@ impl Cron {
     fn shown(&self, day: NaiveDate, time: NaiveTime) -> Vec<DateTime<Utc>> {
         let wall = day.and_time(time);
         let is_interval = self.hours == ALL_HOURS;
-        let shown = match self.zone.from_local_datetime(&wall) {
-            MappedLocalTime::Single(once) => vec![once],
-            MappedLocalTime::Ambiguous(first, second) if is_interval => vec![first, second],
-            MappedLocalTime::Ambiguous(first, _second) => vec![first],
-            MappedLocalTime::None if is_interval => Vec::new(),
-            MappedLocalTime::None => GapInfo::new(&wall, &self.zone).and_then(|gap| gap.end).into_iter().collect(),
-        };
-        shown.into_iter().map(|instant| instant.with_timezone(&Utc)).collect()
+        if is_interval {
+            zone::instants(self.zone, wall).collect()
+        } else {
+            zone::instant(self.zone, wall).into_iter().collect()
+        }
     }
 }
 

@@ -226,6 +226,19 @@ impl RunState {
     }
 }
 
+/// Times as the original writes them: .NET's ticks of 100 ns since the year 1.
+pub fn ticks(unix_ms: u64) -> u64 {
+    unix_ms.saturating_mul(TICKS_PER_MS).saturating_add(EPOCH_TICKS)
+}
+
+/// Milliseconds since 1970; earlier times are that.
+pub fn millis_of_ticks(ticks: u64) -> u64 {
+    ticks.saturating_sub(EPOCH_TICKS) / TICKS_PER_MS
+}
+
+const TICKS_PER_MS: u64 = 10_000;
+const EPOCH_TICKS: u64 = 621_355_968_000_000_000;
+
 /// JSON's `null` counts as nothing.
 fn or_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where

@@ -5,6 +5,8 @@
 
 use std::borrow::Cow;
 
+use super::percent;
+
 /// A path prefix that matches whole segments: `/admin` covers `/admin` and `/admin/x`, not `/administrator`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PathPrefix {
@@ -118,33 +120,7 @@ fn segments_of(text: &str, resolve_dots: bool) -> Vec<String> {
 }
 
 fn decode(text: &str) -> Result<String, Unreadable> {
-    let bytes = text.as_bytes();
-    let mut out = Vec::with_capacity(bytes.len());
-    let mut rest = bytes;
-    while let [first, tail @ ..] = rest {
-        if *first == b'%' {
-            let [high, low, after @ ..] = tail else { return Err(Unreadable) };
-            let byte = hex(*high)? << 4 | hex(*low)?;
-            if byte == 0 {
-                return Err(Unreadable);
-            }
-            out.push(byte);
-            rest = after;
-        } else {
-            out.push(*first);
-            rest = tail;
-        }
-    }
-    String::from_utf8(out).map_err(|_not_utf8| Unreadable)
-}
-
-fn hex(digit: u8) -> Result<u8, Unreadable> {
-    match digit {
-        b'0'..=b'9' => Ok(digit - b'0'),
-        b'a'..=b'f' => Ok(digit - b'a' + 10),
-        b'A'..=b'F' => Ok(digit - b'A' + 10),
-        _ => Err(Unreadable),
-    }
+    percent::decode(text).filter(|decoded| !decoded.contains('\0')).ok_or(Unreadable)
 }
 
 fn equals_folded(folded_rule: &str, segment: &str) -> bool {

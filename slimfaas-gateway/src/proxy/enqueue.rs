@@ -109,8 +109,7 @@ pub(super) async fn serve(
             response.headers_mut().insert(ELEMENT_ID, id);
             outcome.answer(response)
         }
-        Err(Failure::Sent(rejection)) => outcome.reject(rejection),
-        Err(Failure::Unsent(_) | Failure::ClientGone) => outcome.abandon(),
+        Err(failure) => outcome.fail(failure),
     }
 }
 

@@ -11,7 +11,7 @@ use crate::proxy::caller::Connection;
 use crate::proxy::outcome::Outcome;
 use crate::proxy::rejection::Rejection;
 use crate::proxy::router::{JobAction, JobRoute};
-use crate::proxy::upstream::{self, Failure};
+use crate::proxy::upstream;
 
 /// One request about jobs.
 pub struct JobCall<'a> {
@@ -42,12 +42,7 @@ pub(super) async fn serve(
         match body.whole_within(most).await {
             Ok(Ok(body)) => body,
             Ok(Err(_more)) => return outcome.reject(Rejection::BodyTooLarge { limit }),
-            Err(fault) => {
-                return match upstream::failure_within_body(fault.kind()) {
-                    Failure::Sent(rejection) => outcome.reject(rejection),
-                    Failure::Unsent(_) | Failure::ClientGone => outcome.abandon(),
-                };
-            }
+            Err(fault) => return outcome.fail(upstream::failure_within_body(fault.kind())),
         }
     } else {
         Bytes::new()

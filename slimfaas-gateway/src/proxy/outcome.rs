@@ -13,6 +13,7 @@ use crate::drain;
 use crate::proxy::body::Body;
 use crate::proxy::caller::Connection;
 use crate::proxy::rejection::{Rejection, Side};
+use crate::proxy::upstream::Failure;
 use crate::table::view::Function;
 
 /// The status that is logged and counted when the client has gone away (as nginx has it).
@@ -83,6 +84,14 @@ impl Outcome {
         self.responds(rejection.status());
         self.settle(End::Rejected(&rejection));
         rejection.into_response()
+    }
+
+    /// The request was not carried out.
+    pub(super) fn fail(self, failure: Failure) -> Response<Body> {
+        match failure {
+            Failure::Sent(rejection) => self.reject(rejection),
+            Failure::Unsent(_) | Failure::ClientGone => self.abandon(),
+        }
     }
 
     /// The client is gone, which the drop says. What is returned is for nobody.

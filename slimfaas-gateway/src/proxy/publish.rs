@@ -183,8 +183,7 @@ pub(super) async fn serve(
 ) -> Response<Body> {
     match publish(connection, call, head, body).await {
         Ok(response) => outcome.answer(response),
-        Err(Failure::Sent(rejection)) => outcome.reject(rejection),
-        Err(Failure::Unsent(_) | Failure::ClientGone) => outcome.abandon(),
+        Err(failure) => outcome.fail(failure),
     }
 }
 

@@ -3,6 +3,8 @@
 
 use bytes::Bytes;
 
+use crate::model::function::FunctionId;
+
 /// What was read is not what any version of this code wrote.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -53,6 +55,11 @@ impl Writer {
 
     pub fn text(&mut self, text: &str) {
         self.bytes(text.as_bytes());
+    }
+
+    pub fn function(&mut self, function: &FunctionId) {
+        self.text(&function.namespace);
+        self.text(&function.name);
     }
 
     pub fn list<T>(&mut self, items: impl ExactSizeIterator<Item = T>, mut write: impl FnMut(&mut Self, T)) {
@@ -159,6 +166,10 @@ impl Reader {
     pub fn text(&mut self) -> Result<String> {
         let bytes = self.bytes()?;
         String::from_utf8(bytes.to_vec()).map_err(|_invalid| DecodeError("has text that is not UTF-8"))
+    }
+
+    pub fn function(&mut self) -> Result<FunctionId> {
+        Ok(FunctionId { namespace: self.text()?.into(), name: self.text()?.into() })
     }
 
     pub fn list<T>(&mut self, mut read: impl FnMut(&mut Self) -> Result<T>) -> Result<Vec<T>> {

@@ -214,19 +214,21 @@ impl Command {
     pub fn read(reader: &mut Reader) -> Result<Self> {
         Ok(match reader.byte()? {
             1 => Self::Enqueue(Enqueue::read(reader)?),
-            2 => Self::Complete { element: id(reader)?, attempt: reader.narrow()?, end: End::read(reader)? },
-            3 => Self::Callback { element: id(reader)?, succeeded: reader.flag()? },
+            2 => {
+                Self::Complete { element: ElementId::read(reader)?, attempt: reader.narrow()?, end: End::read(reader)? }
+            }
+            3 => Self::Callback { element: ElementId::read(reader)?, succeeded: reader.flag()? },
             4 => Self::Due,
             5 => Self::PeerUp(PeerRun::read(reader)?),
             6 => Self::PeerDraining(PeerRun::read(reader)?),
             7 => Self::PeerDown(PeerRun::read(reader)?),
-            8 => Self::Budget { function: function(reader)?, slots: reader.narrow()? },
-            9 => Self::Pause { function: function(reader)?, paused: reader.flag()? },
-            10 => Self::Replay(id(reader)?),
-            11 => Self::ReplayAll { function: function(reader)?, max: reader.narrow()? },
-            12 => Self::Delete(id(reader)?),
-            13 => Self::DeleteDead { function: function(reader)?, max: reader.narrow()? },
-            14 => Self::Purge { function: function(reader)?, max: reader.narrow()? },
+            8 => Self::Budget { function: reader.function()?, slots: reader.narrow()? },
+            9 => Self::Pause { function: reader.function()?, paused: reader.flag()? },
+            10 => Self::Replay(ElementId::read(reader)?),
+            11 => Self::ReplayAll { function: reader.function()?, max: reader.narrow()? },
+            12 => Self::Delete(ElementId::read(reader)?),
+            13 => Self::DeleteDead { function: reader.function()?, max: reader.narrow()? },
+            14 => Self::Purge { function: reader.function()?, max: reader.narrow()? },
             15 => Self::Limits(Limits::read(reader)?),
             16 => Self::Job(JobCommand::read(reader)?),
             _ => return Err(DecodeError("has an unknown command")),
@@ -246,14 +248,14 @@ impl Command {
 impl Enqueue {
     fn write(&self, writer: &mut Writer) {
         writer.raw(&self.id.0);
-        write_function(writer, &self.function);
+        writer.function(&self.function);
         self.policy.write(writer);
         writer.bytes(&self.request);
         writer.option(self.body_file, |writer, file| file.write(writer));
     }
 
     fn read(reader: &mut Reader) -> Result<Self> {
-        let (id, function, policy) = (id(reader)?, function(reader)?, Policy::read(reader)?);
+        let (id, function, policy) = (ElementId::read(reader)?, reader.function()?, Policy::read(reader)?);
         let request = reader.bytes()?;
         let bytes = request.len() as u64;
         // The entry's index is not in the entry.
@@ -326,21 +328,8 @@ fn write_element(writer: &mut Writer, tag: u8, element: &ElementId) {
 
 fn write_for_function(writer: &mut Writer, tag: u8, function: &FunctionId, number: u64) {
     writer.byte(tag);
-    write_function(writer, function);
+    writer.function(function);
     writer.number(number);
-}
-
-pub(super) fn write_function(writer: &mut Writer, function: &FunctionId) {
-    writer.text(&function.namespace);
-    writer.text(&function.name);
-}
-
-pub(super) fn function(reader: &mut Reader) -> Result<FunctionId> {
-    Ok(FunctionId { namespace: reader.text()?.into(), name: reader.text()?.into() })
-}
-
-fn id(reader: &mut Reader) -> Result<ElementId> {
-    Ok(ElementId(reader.array()?))
 }
 
 #[cfg(test)]

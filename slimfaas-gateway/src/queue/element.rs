@@ -50,6 +50,10 @@ impl ElementId {
         }
         (digits == 32).then_some(Self(bytes))
     }
+
+    pub fn read(reader: &mut Reader) -> Result<Self> {
+        Ok(Self(reader.array()?))
+    }
 }
 
 impl fmt::Display for ElementId {
@@ -148,7 +152,7 @@ impl End {
             Self::TimedOut => writer.byte(1),
             Self::Failed(error) => {
                 writer.byte(2);
-                writer.text(cut(error));
+                writer.text(shortened(error));
             }
             Self::Returned => writer.byte(3),
             Self::PeerLost => writer.byte(4),
@@ -174,7 +178,7 @@ impl End {
 }
 
 /// The longest start of `text` that is within [`ERROR_BYTES_MAX`] and ends with a whole character.
-fn cut(text: &str) -> &str {
+pub fn shortened(text: &str) -> &str {
     &text[..text.floor_char_boundary(ERROR_BYTES_MAX)]
 }
 

@@ -3,7 +3,6 @@
 use bytes::Bytes;
 
 use super::codec::{Reader, Result, Writer};
-use super::command::{self, write_function};
 use super::element::{Element, Phase};
 use crate::model::function::FunctionId;
 
@@ -98,7 +97,7 @@ impl FunctionQueue {
 
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut writer = Writer::with_capacity(128);
-        write_function(&mut writer, &self.id);
+        writer.function(&self.id);
         writer.number(u64::from(self.slots));
         writer.flag(self.paused);
         let counters = [self.ready, self.running, self.accepted, self.waiting, self.dead, self.bytes, self.dead_bytes];
@@ -112,7 +111,7 @@ impl FunctionQueue {
     pub(super) fn decode(bytes: Bytes) -> Result<Self> {
         let mut reader = Reader::new(bytes);
         let queue = Self {
-            id: command::function(&mut reader)?,
+            id: reader.function()?,
             slots: reader.narrow()?,
             paused: reader.flag()?,
             ready: reader.number()?,

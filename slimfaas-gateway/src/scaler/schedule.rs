@@ -6,10 +6,11 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Days, MappedLocalTime, NaiveDate, NaiveTime, TimeZone, Utc};
-use chrono_tz::{GapInfo, Tz};
+use chrono::{DateTime, Days, NaiveDate, NaiveTime, Utc};
+use chrono_tz::Tz;
 
 use crate::model::schedule::{Schedule, ScheduledTimeout};
+use crate::model::zone;
 
 /// The schedule at one instant; it holds until `next_change`.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -81,18 +82,7 @@ fn around(
 }
 
 fn instants(zone: Tz, days: &[NaiveDate], time: NaiveTime) -> impl Iterator<Item = DateTime<Utc>> {
-    days.iter().filter_map(move |day| instant(zone, *day, time))
-}
-
-/// The first instant at which the clock of `zone` shows `day` `time` or later.
-fn instant(zone: Tz, day: NaiveDate, time: NaiveTime) -> Option<DateTime<Utc>> {
-    let wall = day.and_time(time);
-    let shown = match zone.from_local_datetime(&wall) {
-        MappedLocalTime::Single(once) => Some(once),
-        MappedLocalTime::Ambiguous(first, _second) => Some(first),
-        MappedLocalTime::None => GapInfo::new(&wall, &zone).and_then(|gap| gap.end),
-    };
-    shown.map(|instant| instant.with_timezone(&Utc))
+    days.iter().filter_map(move |day| zone::instant(zone, day.and_time(time)))
 }
 
 fn days_around(today: NaiveDate) -> Vec<NaiveDate> {

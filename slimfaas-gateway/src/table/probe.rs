@@ -170,32 +170,15 @@ async fn get(
         UpstreamProtocol::Http1 => {
             let (mut sender, connection) =
                 hyper::client::conn::http1::handshake(io).await.map_err(Unhealthy::Protocol)?;
-            drive(sender.send_request(request), connection).await
+            net::drive(sender.send_request(request), connection).await
         }
         UpstreamProtocol::H2c => {
             let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), io);
             let (mut sender, connection) = handshake.await.map_err(Unhealthy::Protocol)?;
-            drive(sender.send_request(request), connection).await
+            net::drive(sender.send_request(request), connection).await
         }
     };
     Ok(response.map_err(Unhealthy::Protocol)?.status())
-}
-
-/// The answer to one request, with its connection driven beside it instead of in a task.
-async fn drive<T>(
-    answer: impl Future<Output = hyper::Result<T>>,
-    connection: impl Future<Output = hyper::Result<()>>,
-) -> hyper::Result<T> {
-    let mut answer = std::pin::pin!(answer);
-    tokio::select! {
-        // The answer first: a server may close right after it.
-        biased;
-        answer = &mut answer => answer,
-        ended = connection => {
-            ended?;
-            answer.await
-        }
-    }
 }
 
 #[cfg(test)]

@@ -1,8 +1,10 @@
 //! Runs and schedules as the original shows them: PascalCase, nothing for `null`, times in ticks of .NET.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
-use super::unavailable;
+use crate::api::unavailable;
 use crate::clock;
 use crate::cluster::jobs::RunName;
 use crate::cluster::seen_runs::SeenRuns;
@@ -13,7 +15,7 @@ use crate::jobs::handle::Jobs;
 use crate::jobs::plan::{JobsView, Phase, Run, Schedule};
 use crate::model::cron::Cron;
 use crate::model::function::FunctionId;
-use crate::model::job::{EnvVar, Resources, RunState, ScheduleRequest};
+use crate::model::job::{self, EnvVar, Resources, RunState, ScheduleRequest};
 use crate::model::problem::Problem;
 use crate::proxy::rejection::Rejection;
 use crate::queue::element::ElementId;
@@ -41,11 +43,15 @@ pub(super) fn runs(jobs: &Jobs, job: &FunctionId, is_defined: bool) -> Result<Ve
     if of_job.is_empty() && !is_defined {
         return Err(Rejection::NotFound);
     }
-    let is_shown = |(_, run): &&(ElementId, &Run)| !matches!(run.phase, Phase::Deleting { .. } | Phase::Queued);
-    let created = of_job.iter().rev().filter(is_shown).zip(1_i64..);
+    let created = of_job.iter().rev().filter(|(_, run)| is_created(run)).zip(1_i64..);
     let queued = of_job.iter().filter(|(_, run)| run.phase == Phase::Queued).zip(0_i64..);
     let rows = created.map(|((id, run), place)| run_row(*id, run, &seen, -place));
     Ok(rows.chain(queued.map(|((id, run), place)| run_row(*id, run, &seen, place))).collect())
+}
+
+/// It does not wait any more, and is not on its way out.
+fn is_created(run: &Run) -> bool {
+    !matches!(run.phase, Phase::Deleting { .. } | Phase::Queued)
 }
 
 fn run_row(id: ElementId, run: &Run, seen: &SeenRuns, position_in_queue: i64) -> RunRow {
@@ -78,10 +84,8 @@ fn state(id: ElementId, run: &Run, seen: &SeenRuns) -> (&'static str, Option<Str
     }
 }
 
-/// 100 ns since the year 1.
 fn ticks(unix_ms: u64) -> i64 {
-    const EPOCH: i64 = 621_355_968_000_000_000;
-    i64::try_from(unix_ms).ok().and_then(|ms| ms.checked_mul(10_000)?.checked_add(EPOCH)).unwrap_or(i64::MAX)
+    i64::try_from(job::ticks(unix_ms)).unwrap_or(i64::MAX)
 }
 
 #[derive(Serialize)]
@@ -128,16 +132,28 @@ struct RunningJob {
 pub(super) fn status(jobs: &Jobs) -> Result<Vec<JobStatus>, Rejection> {
     let view = jobs.store.jobs().map_err(unavailable)?;
     let seen = jobs.runner.runs().borrow().clone().unwrap_or_default();
-    let all = jobs.definitions.all();
-    Ok(all.into_iter().map(|(id, definition)| job_status(jobs, &id, &definition, &view, &seen)).collect())
+    let mut running: BTreeMap<&FunctionId, Vec<(ElementId, &Run)>> = BTreeMap::new();
+    for (id, run) in in_order(&view).into_iter().filter(|(_, run)| is_created(run)) {
+        running.entry(&run.job).or_default().push((id, run));
+    }
+    let status_of = |(id, definition): (FunctionId, Definition)| {
+        let running = running.get(&id).map_or(&[][..], Vec::as_slice);
+        job_status(jobs, &id, &definition, &view, running, &seen)
+    };
+    Ok(jobs.definitions.all().into_iter().map(status_of).collect())
 }
 
-fn job_status(jobs: &Jobs, id: &FunctionId, definition: &Definition, view: &JobsView, seen: &SeenRuns) -> JobStatus {
+fn job_status(
+    jobs: &Jobs,
+    id: &FunctionId,
+    definition: &Definition,
+    view: &JobsView,
+    running: &[(ElementId, &Run)],
+    seen: &SeenRuns,
+) -> JobStatus {
     let spec = &definition.spec;
-    let of_job = in_order(view).into_iter().filter(|(_, run)| run.job == *id);
-    let running = of_job.filter(|(_, run)| !matches!(run.phase, Phase::Deleting { .. } | Phase::Queued));
-    let running_job = |(id, run): (ElementId, &Run)| {
-        let row = run_row(id, run, seen, 0);
+    let running_job = |(id, run): &(ElementId, &Run)| {
+        let row = run_row(*id, run, seen, 0);
         RunningJob {
             name: row.name,
             status: row.status,
@@ -157,7 +173,7 @@ fn job_status(jobs: &Jobs, id: &FunctionId, definition: &Definition, view: &Jobs
         resources: spec.resources.clone(),
         depends_on: spec.depends_on.clone(),
         schedules: own.chain(asked).map(|(id, request)| schedule_status(id, request, definition)).collect(),
-        running_jobs: running.map(running_job).collect(),
+        running_jobs: running.iter().map(running_job).collect(),
         problems: definition.problems.clone(),
     }
 }

@@ -88,8 +88,7 @@ impl Announcements {
 
 fn shortened(mut text: String, max: usize) -> String {
     if text.len() > max {
-        let end = (0..=max).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
-        text.truncate(end);
+        text.truncate(text.floor_char_boundary(max));
         text.push('…');
     }
     text

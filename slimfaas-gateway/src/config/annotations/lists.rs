@@ -10,7 +10,8 @@ const ENTRIES_MAX: usize = 256;
 
 const PROCESS: &str = "processes:";
 
-fn entries(text: &str) -> impl Iterator<Item = &str> {
+/// Of a list with commas.
+pub(crate) fn entries(text: &str) -> impl Iterator<Item = &str> {
     text.split(',').map(str::trim).filter(|entry| !entry.is_empty())
 }
 

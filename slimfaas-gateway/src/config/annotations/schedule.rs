@@ -10,6 +10,7 @@ use super::json::{Field, Object};
 use super::{Draft, NUMBER_MAX, Source, quoted};
 use crate::config::suggest;
 use crate::model::schedule::{Schedule, ScheduledTimeout};
+use crate::model::zone;
 
 /// The zone of a schedule that names none.
 const ZONE: Tz = Tz::GB;
@@ -46,8 +47,8 @@ fn read_zone(document: &mut Object<'_>, used: Tz) -> Tz {
         Field::Bad => return used,
         Field::Given(name) => name,
     };
-    if let Some(zone) = TZ_VARIANTS.iter().find(|zone| zone.name().eq_ignore_ascii_case(name.trim())) {
-        return *zone;
+    if let Some(zone) = zone::named(&name) {
+        return zone;
     }
     let hint = suggest::did_you_mean(&name, TZ_VARIANTS.iter().map(|zone| zone.name()));
     document.report(&format!(

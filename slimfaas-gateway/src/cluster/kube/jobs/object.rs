@@ -14,7 +14,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use crate::cluster::jobs::{ClusterJob, RunToStart};
 use crate::config::jobs;
 use crate::model::function::FunctionId;
-use crate::model::job::{EnvVar, FieldRef, JobSpec, KeyRef, ResourceFieldRef, Resources, RestartPolicy};
+use crate::model::job::{
+    EnvVar, FieldRef, JobSpec, KeyRef, ResourceFieldRef, Resources, RestartPolicy, millis_of_ticks, ticks,
+};
 use crate::model::problem::Problem;
 
 /// Labels of the original, on the Job and on its pods.
@@ -22,7 +24,6 @@ const JOB_NAME: &str = "slimfaas-job-name";
 pub(super) const ELEMENT_ID: &str = "slimfaas-job-element-id";
 const QUEUED: &str = "slimfaas-in-queue-timestamp";
 const STARTED: &str = "slimfaas-job-start-timestamp";
-const DEPENDS_ON: &str = "SlimFaas/DependsOn";
 
 /// How long after its time to live Kubernetes removes a Job by itself: the gateway does so in time, once the log knows
 /// how it ended, and gateways that were all away for less than this still learn of it.
@@ -148,7 +149,7 @@ pub(super) fn run(run: &RunToStart, template: Option<KubeJobSpec>) -> Job {
     let number = |value: u32| i32::try_from(value).unwrap_or(i32::MAX);
     job.backoff_limit = Some(number(spec.backoff_limit));
     job.ttl_seconds_after_finished = Some(number(spec.ttl_seconds.saturating_add(TTL_MARGIN_SECONDS)));
-    let depends_on = (!spec.depends_on.is_empty()).then(|| (DEPENDS_ON.to_owned(), spec.depends_on.join(",")));
+    let depends_on = (!spec.depends_on.is_empty()).then(|| (jobs::DEPENDS_ON.to_owned(), spec.depends_on.join(",")));
     Job {
         metadata: ObjectMeta {
             name: Some(run.name.text()),
@@ -187,18 +188,11 @@ fn labels(run: &RunToStart) -> BTreeMap<String, String> {
     let all = [
         (JOB_NAME, run.name.job.name.to_string()),
         (ELEMENT_ID, run.name.id.to_string()),
-        (QUEUED, ticks(run.queued_ms)),
-        (STARTED, ticks(run.started_ms)),
+        (QUEUED, ticks(run.queued_ms).to_string()),
+        (STARTED, ticks(run.started_ms).to_string()),
         ("app.kubernetes.io/managed-by", "slimfaas".to_owned()),
     ];
     all.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
-}
-
-/// .NET's 100 ns since the year 1, as the original writes them.
-const EPOCH_TICKS: u64 = 621_355_968_000_000_000;
-
-fn ticks(unix_ms: u64) -> String {
-    unix_ms.saturating_mul(10_000).saturating_add(EPOCH_TICKS).to_string()
 }
 
 /// What the labels and the time to live of a Job say.
@@ -213,10 +207,7 @@ pub(super) struct Said {
 /// `None`: it is not one of ours.
 pub(super) fn said(job: &Job) -> Option<Said> {
     let labels = job.metadata.labels.as_ref()?;
-    let millis = |label: &str| {
-        let ticks: u64 = labels.get(label)?.parse().ok()?;
-        Some(ticks.saturating_sub(EPOCH_TICKS) / 10_000)
-    };
+    let millis = |label: &str| Some(millis_of_ticks(labels.get(label)?.parse().ok()?));
     let ttl = job.spec.as_ref().and_then(|spec| spec.ttl_seconds_after_finished).unwrap_or_default();
     let ttl = u32::try_from(ttl).unwrap_or_default().saturating_sub(TTL_MARGIN_SECONDS);
     Some(Said {

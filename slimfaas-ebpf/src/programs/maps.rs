@@ -19,6 +19,9 @@ const COUNTERS_LEN: usize = GuardOutcome::ALL.len() + Counter::ALL.len();
 
 #[btf_map]
 pub(crate) static CGROUPS: HashMap<u64, Identity, { CGROUPS_MAX as usize }> = HashMap::new();
+/// A bit for each level of the hierarchy at which a pod's cgroup was found.
+#[btf_map]
+pub(crate) static POD_LEVELS: PerCpuArray<u32, 1> = PerCpuArray::new();
 #[btf_map]
 static KNOWN: HashMap<Identity, IdentityEntry, { KNOWN_MAX as usize }> = HashMap::new();
 #[btf_map]

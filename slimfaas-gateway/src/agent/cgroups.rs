@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::knowledge::{CgroupId, Found};
+use super::knowledge::{CgroupId, Found, PodCgroup};
 
 /// Levels below the root at which what holds a kubelet's pods is looked for: it is at the first, and at some more where
 /// a node runs in a container or a kubelet has a root of its own.
@@ -37,7 +37,7 @@ fn find_parents(folder: &Path, levels: u32, found: &mut Found) {
 fn find_pods(folder: &Path, levels: u32, found: &mut Found) {
     for (path, name, id) in children(folder) {
         match pod_uid(&name) {
-            Some(uid) => _ = found.pods.insert(uid.into(), id),
+            Some(uid) => _ = found.pods.insert(uid.into(), PodCgroup { id, path }),
             None if levels > 1 => find_pods(&path, levels - 1, found),
             None => {}
         }
@@ -107,15 +107,16 @@ mod tests {
     #[test]
     fn a_hierarchy_is_looked_through() {
         let folder = tempfile::tempdir().expect("a folder");
-        let make = |path: &str| {
+        let make_pod = |path: &str| {
             let path = folder.path().join(path);
             fs::create_dir_all(&path).expect("a folder");
-            fs::metadata(path).expect("it is there").ino()
+            PodCgroup { id: fs::metadata(&path).expect("it is there").ino(), path }
         };
+        let make = |path: &str| make_pod(path).id;
         let other = "11111111-2222-3333-4444-555555555555";
-        let pod = make(&format!("kubepods/burstable/pod{UID}/c1"));
-        let pod = (pod, make(&format!("kubepods/burstable/pod{UID}"))).1;
-        let nested = make(&format!(
+        make(&format!("kubepods/burstable/pod{UID}/c1"));
+        let pod = make_pod(&format!("kubepods/burstable/pod{UID}"));
+        let nested = make_pod(&format!(
             "node.slice/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-besteffort.slice/\
              kubelet-kubepods-besteffort-pod{}.slice",
             other.replace('-', "_")

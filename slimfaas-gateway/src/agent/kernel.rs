@@ -2,12 +2,14 @@
 
 mod attach;
 mod error;
+mod links;
 mod log;
 mod maps;
 
+use std::collections::BTreeMap;
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
 
 use aya::programs::{CgroupSkb, CgroupSockAddr, CgroupSockopt, Program, SockOps};
 use aya::{Ebpf, EbpfLoader};
@@ -17,7 +19,7 @@ use slimfaas_ebpf::contract::{map_names, program_names};
 use super::desired::{Change, Desired};
 use super::pins::Pins;
 
-pub(super) use attach::detach_pinned;
+pub(super) use attach::{detach_pinned, is_of_gone_cgroup};
 pub use error::KernelError;
 pub use maps::{Counters, Forger};
 
@@ -33,14 +35,18 @@ const PINNED: [&str; 8] = [
     map_names::FORGERS,
 ];
 
-/// Each program with its `enum bpf_attach_type`. The guard last: what it looks for must be there before.
-const PROGRAMS: [(&str, u32); 5] = [
+/// A program's name, with its `enum bpf_attach_type`.
+type Attachment = (&'static str, u32);
+
+/// Attached to all of the node.
+const EVERYWHERE: [Attachment; 4] = [
     (program_names::SOCK_OPS, 3),
     (program_names::CONNECT4, 10),
     (program_names::CONNECT6, 11),
     (program_names::GETSOCKOPT, 21),
-    (program_names::GUARD, 0),
 ];
+/// Attached to pods that have a guarded port, and to no others: it looks at every packet.
+const GUARD: Attachment = (program_names::GUARD, 0);
 
 pub struct LoadOptions<'a> {
     /// The object that `cargo xtask build-ebpf` made.
@@ -55,8 +61,7 @@ pub struct Kernel {
     pins: Option<Pins>,
     maps: maps::Maps,
     log: Option<log::ProgramLog>,
-    /// Attachments that end with this process.
-    links: Vec<OwnedFd>,
+    links: links::Links,
 }
 
 /// What the kernel says of a loaded program.
@@ -70,7 +75,7 @@ pub struct LoadedProgram {
 }
 
 impl Kernel {
-    /// Loads the programs and attaches none. With pins, the maps of an earlier agent are taken over with what they
+    /// Loads the programs and attaches none yet. With pins, the maps of an earlier agent are taken over with what they
     /// hold.
     pub fn load(options: LoadOptions<'_>) -> Result<Self, KernelError> {
         // Before Linux 5.11 maps count as locked memory, of which a container may have little. If it cannot be raised,
@@ -88,37 +93,46 @@ impl Kernel {
             }
         }
         let mut ebpf = loader.load(options.object).map_err(KernelError::load)?;
-        for (name, _) in PROGRAMS {
+        for (name, _) in programs() {
             let program = ebpf.program_mut(name).ok_or(KernelError::Missing(name))?;
             load_program(program).map_err(|error| KernelError::program(name, "load", error))?;
         }
         let maps = maps::Maps::take(&mut ebpf)?;
         let log = log::ProgramLog::take(&mut ebpf)?;
-        Ok(Self { ebpf, pins: options.pins, maps, log, links: Vec::new() })
+        let folder = options.pins.as_ref().map(Pins::new_links).transpose()?;
+        Ok(Self { ebpf, pins: options.pins, maps, log, links: links::Links::new(folder) })
     }
 
-    /// Attaches the programs to a cgroup and all below it, and detaches what an earlier agent has pinned.
-    pub fn attach(&mut self, cgroup: &Path) -> Result<(), KernelError> {
-        let open = |source| KernelError::Cgroup { path: cgroup.to_owned(), source };
-        let folder = self.pins.as_ref().map(Pins::new_links).transpose()?;
-        let cgroup = File::open(cgroup).map_err(open)?;
-        for (name, attach_type) in PROGRAMS {
-            let program = self.program(name)?.fd().map_err(|error| KernelError::program(name, "find", error))?;
-            let link = attach::create_link(program.as_fd(), cgroup.as_fd(), attach_type)
-                .map_err(|source| KernelError::Link { name, doing: "attach", source })?;
-            match &folder {
-                Some(folder) => attach::pin(&link, &folder.join(name)).map_err(|source| KernelError::Link {
-                    name,
-                    doing: "pin",
-                    source,
-                })?,
-                None => self.links.push(link),
-            }
+    /// Attaches the programs that tag, check and answer to a cgroup and all below it, and then detaches everything that
+    /// an earlier agent has pinned: whatever it guarded must be guarded by now.
+    pub fn attach(&mut self, root: &Path) -> Result<(), KernelError> {
+        for attachment in EVERYWHERE {
+            let what = attachable(&self.ebpf, attachment)?;
+            self.links.add(what.name.to_owned(), what, root)?;
         }
-        if let (Some(pins), Some(folder)) = (&self.pins, &folder) {
+        if let (Some(pins), Some(folder)) = (&self.pins, self.links.folder()) {
             pins.remove_all_but(folder)?;
         }
         Ok(())
+    }
+
+    /// Has the guard look at what comes to these cgroups of pods, by their inode numbers, and to no others. Those that
+    /// are not there any more are left out. All are tried; the first error is returned.
+    pub fn guard(&mut self, pods: &BTreeMap<u64, PathBuf>) -> Result<(), KernelError> {
+        let what = attachable(&self.ebpf, GUARD)?;
+        let wanted: BTreeMap<String, &PathBuf> = pods.iter().map(|(id, path)| (id.to_string(), path)).collect();
+        let mut result = Ok(());
+        for (pod, path) in &wanted {
+            if !self.links.has(&guard_link(pod)) {
+                let added = self.links.add(guard_link(pod), what, path).or_else(KernelError::unless_gone);
+                result = result.and(added);
+            }
+        }
+        for pod in self.links.after(&guard_link("")).iter().filter(|pod| !wanted.contains_key(*pod)) {
+            let fail = |source| KernelError::Link { name: what.name, doing: "detach", source };
+            result = result.and(self.links.remove(&guard_link(pod)).map_err(fail));
+        }
+        result
     }
 
     /// What the maps hold.
@@ -146,30 +160,46 @@ impl Kernel {
         self.maps.forgers()
     }
 
-    fn program(&self, name: &'static str) -> Result<&Program, KernelError> {
-        self.ebpf.program(name).ok_or(KernelError::Missing(name))
-    }
-
     /// What the kernel says of each program.
     pub fn programs(&self) -> Result<Vec<LoadedProgram>, KernelError> {
         let info = |(name, _)| {
-            let info = self.program(name)?.info().map_err(|error| KernelError::program(name, "ask about", error))?;
+            let info =
+                program(&self.ebpf, name)?.info().map_err(|error| KernelError::program(name, "ask about", error))?;
             Ok(LoadedProgram {
                 name,
                 instructions: info.size_translated().unwrap_or(0) / 8,
                 verified_instructions: info.verified_instruction_count(),
             })
         };
-        PROGRAMS.into_iter().map(info).collect()
+        programs().map(info).collect()
     }
 }
 
-/// How many programs, of whomever, are attached to a cgroup itself where ours would be. Five when ours alone are.
+fn programs() -> impl Iterator<Item = Attachment> {
+    EVERYWHERE.into_iter().chain([GUARD])
+}
+
+/// The name of a guarded pod's link.
+fn guard_link(cgroup: &str) -> String {
+    format!("{}-{cgroup}", GUARD.0)
+}
+
+/// How many programs, of whomever, are attached to a cgroup itself where ours would be. When ours alone are, four to
+/// the node's, and one to that of a pod with a guarded port.
 pub fn attached_programs(cgroup: &Path) -> Result<usize, KernelError> {
     let fail = |source| KernelError::Cgroup { path: cgroup.to_owned(), source };
     let file = File::open(cgroup).map_err(fail)?;
     let count = |(_, attach_type)| attach::count_attached(file.as_fd(), attach_type).map_err(fail);
-    PROGRAMS.into_iter().map(count).sum()
+    programs().map(count).sum()
+}
+
+fn program<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<&'a Program, KernelError> {
+    ebpf.program(name).ok_or(KernelError::Missing(name))
+}
+
+fn attachable(ebpf: &Ebpf, (name, attach_type): Attachment) -> Result<links::Attachable<'_>, KernelError> {
+    let program = program(ebpf, name)?.fd().map_err(|error| KernelError::program(name, "find", error))?;
+    Ok(links::Attachable { name, program: program.as_fd(), attach_type })
 }
 
 fn load_program(program: &mut Program) -> Result<(), aya::programs::ProgramError> {

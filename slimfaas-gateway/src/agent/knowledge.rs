@@ -2,6 +2,7 @@
 //! the kernel is to hold. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use slimfaas_ebpf::contract::{GuardEntry, GuardKey, Identity, TagKeys};
@@ -18,7 +19,13 @@ pub struct Found {
     pub root: CgroupId,
     /// What holds all pods of a kubelet.
     pub parents: BTreeSet<CgroupId>,
-    pub pods: BTreeMap<Arc<str>, CgroupId>,
+    pub pods: BTreeMap<Arc<str>, PodCgroup>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodCgroup {
+    pub id: CgroupId,
+    pub path: PathBuf,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -103,6 +110,13 @@ impl Knowledge {
         desired
     }
 
+    /// The cgroups of pods that have a guarded port.
+    pub fn guarded(&self, held: &Desired) -> BTreeMap<CgroupId, PathBuf> {
+        let guarded: BTreeSet<CgroupId> = held.guards.keys().map(|key| key.cgroup).collect();
+        let pods = self.found.pods.values().filter(|pod| guarded.contains(&pod.id));
+        pods.map(|pod| (pod.id, pod.path.clone())).collect()
+    }
+
     /// Whose each cgroup is. The root is the node's only once it is known where pods are: before, a pod could be taken
     /// for the node.
     fn cgroups(&self, held: &Desired) -> BTreeMap<CgroupId, Identity> {
@@ -111,12 +125,12 @@ impl Knowledge {
             cgroups.insert(self.found.root, Identity::NODE);
         }
         cgroups.extend(self.found.parents.iter().map(|parent| (*parent, Identity::NONE)));
-        let present: BTreeSet<&CgroupId> = self.found.pods.values().collect();
+        let present: BTreeSet<&CgroupId> = self.found.pods.values().map(|pod| &pod.id).collect();
         if !self.listed {
             cgroups.extend(held.cgroups.iter().filter(|(cgroup, _)| present.contains(cgroup)));
         }
         for (uid, identity) in &self.pods {
-            cgroups.extend(self.found.pods.get(uid).map(|cgroup| (*cgroup, *identity)));
+            cgroups.extend(self.found.pods.get(uid).map(|pod| (pod.id, *identity)));
         }
         cgroups
     }
@@ -146,7 +160,9 @@ mod tests {
     const ENTRY: IdentityEntry = IdentityEntry { namespace: NamespaceId(7), flags: IdentityFlags(0) };
 
     fn found(pods: &[(&str, CgroupId)]) -> Found {
-        let pods = pods.iter().map(|(uid, cgroup)| ((*uid).into(), *cgroup)).collect();
+        let pod =
+            |(uid, id): &(&str, CgroupId)| ((*uid).into(), PodCgroup { id: *id, path: format!("pods/{uid}").into() });
+        let pods = pods.iter().map(pod).collect();
         Found { root: 1, parents: [2].into(), pods }
     }
 
@@ -209,6 +225,7 @@ mod tests {
         let key = GuardKey { cgroup: 10, port: 8080, reserved_a: 0, reserved_b: 0 };
         let guard = GuardEntry { function: ORDERS, namespace: NamespaceId(7), flags: GuardFlags(0) };
         assert_eq!(desired.guards, [(key, guard)].into());
+        assert_eq!(knowledge.guarded(&desired), [(10, "pods/a".into())].into());
         assert_eq!(desired.known, policy().known);
         knowledge.remove_pod("a");
         let desired = knowledge.desired(&desired);

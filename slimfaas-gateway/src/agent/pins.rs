@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use slimfaas_ebpf::contract::MAPS_VERSION;
 
-use super::kernel::detach_pinned;
+use super::kernel::{detach_pinned, is_of_gone_cgroup};
 
 const MAPS: &str = "maps-";
 const LINKS: &str = "links-";
@@ -109,8 +109,7 @@ fn create(path: &Path) -> Result<(), PinsError> {
 fn remove_links(path: &Path) -> Result<usize, PinsError> {
     for link in files(path)? {
         match detach_pinned(&link) {
-            // Its cgroup is gone, and the link with it.
-            Err(error) if error.raw_os_error() != Some(libc::ENOLINK) => {
+            Err(error) if !is_of_gone_cgroup(&error) => {
                 return Err(PinsError { doing: "detach", path: link, source: error });
             }
             _ => {}

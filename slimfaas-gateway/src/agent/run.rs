@@ -154,6 +154,8 @@ impl Agent {
         agent.knowledge.set_keys(secrets::read_keys(&agent.secrets)?);
         agent.look()?;
         agent.settle();
+        // An earlier agent's guards go with the next step: if one cannot be replaced, that is no start.
+        agent.kernel.guard(&agent.knowledge.guarded(&agent.held))?;
         agent.kernel.attach(&agent.root)?;
         Ok(agent)
     }
@@ -243,7 +245,8 @@ impl Agent {
     fn settle(&mut self) {
         let desired = self.knowledge.desired(&self.held);
         let changes = self.held.changes(&desired);
-        match self.kernel.apply(&changes) {
+        let guarded = self.knowledge.guarded(&desired);
+        match self.kernel.apply(&changes).and_then(|()| self.kernel.guard(&guarded)) {
             Ok(()) => {
                 self.held = desired;
                 self.is_behind = false;

@@ -9,7 +9,7 @@ use slimfaas_gateway::agent::pins::Pins;
 use slimfaas_tests::process::Scratch;
 
 use super::actor::Actor;
-use super::site::{KEY, SHOP, on_site, only};
+use super::site::{KEY, Pod, SHOP, on_site, only};
 
 const WEB: Identity = Identity(400);
 const SERVER: Identity = Identity(401);
@@ -61,7 +61,7 @@ fn enforcement_outlives_the_agent_and_ends_with_detach() {
         let mut web = node.pod("web", WEB)?.actor(&network)?;
         let mut stranger = node.unknown_pod("stranger")?.actor(&network)?;
         let address = format!("connect 127.0.0.1:{port}");
-        let state = node.state.clone();
+        let (state, guarded) = (node.state.clone(), node.guarded.clone());
         let mut check = |step: &str, server: &mut Actor| -> Result<()> {
             assert_eq!(web.tell(&address)?, "connected", "{step}");
             let caller = server.accept()?;
@@ -70,22 +70,25 @@ fn enforcement_outlives_the_agent_and_ends_with_detach() {
             Ok(())
         };
         check("the agent runs", &mut server)?;
-        assert_eq!(attached(&root)?, 5);
+        let function = pod.cgroup.parent().context("a pod's cgroup")?;
+        assert_eq!((attached(&root)?, attached(function)?), (4, 1));
         // The process is gone, in whatever way: all that it held is closed.
         drop(node);
         check("the agent is gone", &mut server)?;
         let mut node = site.bare_node("node", Some(Pins::new(&bpffs.pins())))?;
         assert_eq!(node.state, state, "the maps are taken over");
         check("the next agent has loaded", &mut server)?;
+        node.kernel.guard(&guarded)?;
+        assert_eq!(attached(function)?, 2, "one guard follows the other without a gap");
         node.kernel.attach(&root)?;
-        assert_eq!(attached(&root)?, 5, "the earlier programs are gone");
+        assert_eq!((attached(&root)?, attached(function)?), (4, 1), "the earlier programs are gone");
         check("the next agent has attached", &mut server)?;
         let before = server.ask()?;
         assert_eq!(before.verdict, Verdict::Known.as_u32());
         drop(node);
-        assert_eq!(Pins::new(&bpffs.pins()).detach()?, 5 + 8);
+        assert_eq!(Pins::new(&bpffs.pins()).detach()?, 4 + 1 + 8);
         assert!(!bpffs.pins().try_exists()?);
-        assert_eq!(attached(&root)?, 0);
+        assert_eq!((attached(&root)?, attached(function)?), (0, 0));
         // Nothing is asked, nothing answers, and nothing is guarded.
         assert_eq!(stranger.tell(&address)?, "connected");
         assert_eq!(server.tell("accept")?, "unanswered 127.0.0.1");
@@ -97,11 +100,44 @@ fn enforcement_outlives_the_agent_and_ends_with_detach() {
 #[test]
 fn without_pins_it_ends_with_the_agent() {
     on_site("without_pins_it_ends_with_the_agent", |site| {
-        let node = site.node("node")?;
+        let mut node = site.node("node")?;
         let root = node.root().to_owned();
-        assert_eq!(attached(&root)?, 5);
+        let pod = node.pod("server", SERVER)?;
+        let function = pod.cgroup.parent().context("a pod's cgroup")?;
+        node.guard(&pod, 5000, SHOP, GuardFlags(0))?;
+        assert_eq!((attached(&root)?, attached(function)?), (4, 1));
         drop(node);
-        assert_eq!(attached(&root)?, 0);
+        assert_eq!((attached(&root)?, attached(function)?), (0, 0));
+        Ok(())
+    });
+}
+
+/// A pod pays for the guard while it has a guarded port, and one that has gone is no error.
+#[test]
+fn the_guard_comes_to_a_pod_and_leaves_it() {
+    on_site("the_guard_comes_to_a_pod", |site| {
+        let bpffs = Bpffs::mount()?;
+        for pins in [None, Some(Pins::new(&bpffs.pins()))] {
+            let name = if pins.is_some() { "pinned" } else { "held" };
+            let mut node = site.bare_node(name, pins)?;
+            let (one, two) = (node.pod("one", SERVER)?, node.pod("two", SERVER)?);
+            let folder = |pod: &Pod| pod.cgroup.parent().expect("a pod's cgroup").to_owned();
+            let (first, second) = (folder(&one), folder(&two));
+            let mut guard = |pods: &[(&Pod, &Path)]| {
+                node.kernel.guard(&pods.iter().map(|(pod, path)| (pod.id, path.to_path_buf())).collect())
+            };
+            guard(&[(&one, &first), (&two, &second)])?;
+            assert_eq!((attached(&first)?, attached(&second)?), (1, 1));
+            guard(&[(&two, &second)])?;
+            assert_eq!((attached(&first)?, attached(&second)?), (0, 1));
+            std::fs::remove_dir(&two.cgroup)?;
+            std::fs::remove_dir(&second)?;
+            guard(&[(&one, &first), (&two, &second)])?;
+            assert_eq!(attached(&first)?, 1);
+            guard(&[])?;
+            assert_eq!(attached(&first)?, 0);
+            guard(&[(&two, &second)])?;
+        }
         Ok(())
     });
 }

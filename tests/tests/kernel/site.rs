@@ -1,5 +1,6 @@
 //! Where a kernel test happens: nodes, which are cgroups with programs and maps of their own, and their pods.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -43,6 +44,8 @@ pub(crate) struct Site {
 pub(crate) struct Node {
     pub(crate) kernel: Kernel,
     pub(crate) state: Desired,
+    /// Pods that have a guarded port.
+    pub(crate) guarded: BTreeMap<u64, PathBuf>,
     root: PathBuf,
 }
 
@@ -109,7 +112,7 @@ impl Site {
             fs::create_dir_all(root.join(folder))?;
         }
         let kernel = Kernel::load(LoadOptions { object: &self.object, pins })?;
-        let mut node = Node { kernel, state: Desired::default(), root: root.clone() };
+        let mut node = Node { kernel, state: Desired::default(), guarded: BTreeMap::new(), root: root.clone() };
         node.state = node.kernel.read()?;
         node.change(|state| {
             state.cgroups.insert(id(&root), Identity::NODE);
@@ -184,7 +187,10 @@ impl Node {
     pub(crate) fn guard(&mut self, pod: &Pod, port: u16, namespace: NamespaceId, flags: GuardFlags) -> Result<()> {
         let key = GuardKey { cgroup: pod.id, port, reserved_a: 0, reserved_b: 0 };
         let guard = GuardEntry { function: FUNCTION, namespace, flags };
-        self.change(|state| _ = state.guards.insert(key, guard))
+        self.change(|state| _ = state.guards.insert(key, guard))?;
+        let folder = pod.cgroup.parent().context("a pod's cgroup")?;
+        self.guarded.insert(pod.id, folder.to_owned());
+        Ok(self.kernel.guard(&self.guarded)?)
     }
 }
 

@@ -77,6 +77,11 @@ pub(in crate::agent) fn detach_pinned(path: &Path) -> io::Result<()> {
     bpf(BPF_LINK_DETACH, &mut LinkDetach { link: number(link.as_fd()) }).map(drop)
 }
 
+/// Whether a link could not be detached because its cgroup is gone, and it with it.
+pub(in crate::agent) fn is_of_gone_cgroup(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::ENOLINK)
+}
+
 /// How many programs, of whomever, are attached to a cgroup itself, and not to one above it.
 pub(super) fn count_attached(cgroup: BorrowedFd<'_>, attach_type: u32) -> io::Result<usize> {
     let mut attributes = ProgQuery {

@@ -33,6 +33,15 @@ pub enum KernelError {
 }
 
 impl KernelError {
+    /// Of a cgroup that goes away meanwhile nothing is wanted any more.
+    pub(super) fn unless_gone(self) -> Result<(), Self> {
+        match &self {
+            Self::Cgroup { source, .. } if source.kind() == io::ErrorKind::NotFound => Ok(()),
+            Self::Link { source, .. } if source.raw_os_error() == Some(libc::ENODEV) => Ok(()),
+            _ => Err(self),
+        }
+    }
+
     pub(super) fn load(source: EbpfError) -> Self {
         Self::Load(Box::new(source))
     }

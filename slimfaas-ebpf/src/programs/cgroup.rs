@@ -8,8 +8,8 @@ use super::maps::{CGROUPS, POD_LEVELS};
 /// Whose the innermost registered cgroup of the current process is. The agent registers the root as the node's, the
 /// parent of all pods as nobody's, and the pods: so a pod that it does not know yet is nobody, and not the node.
 ///
-/// Pods are at few levels of the hierarchy, so the levels at which some were found are looked at first. What is not a
-/// pod's is looked for at all of them.
+/// Pods are at few levels of the hierarchy, so the levels at which some were found are looked at first; no registered
+/// pod is within another. What is not a pod's is looked for at all levels.
 #[inline(always)]
 pub(crate) fn identity_of_current_process() -> Identity {
     let Some(pod_levels) = POD_LEVELS.get_ptr_mut(0) else { return Identity::NONE };

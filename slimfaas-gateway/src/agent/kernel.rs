@@ -19,7 +19,7 @@ use slimfaas_ebpf::contract::{map_names, program_names};
 use super::desired::{Change, Desired};
 use super::pins::Pins;
 
-pub(super) use attach::{detach_pinned, is_of_gone_cgroup};
+pub(super) use attach::detach_pinned;
 pub use error::KernelError;
 pub use maps::{Counters, Forger};
 
@@ -58,7 +58,6 @@ pub struct LoadOptions<'a> {
 /// The programs, accepted by the kernel's verifier. Dropping it detaches what is not pinned.
 pub struct Kernel {
     ebpf: Ebpf,
-    pins: Option<Pins>,
     maps: maps::Maps,
     log: Option<log::ProgramLog>,
     links: links::Links,
@@ -75,7 +74,7 @@ pub struct LoadedProgram {
 }
 
 impl Kernel {
-    /// Loads the programs and attaches none yet. With pins, the maps of an earlier agent are taken over with what they
+    /// Loads the programs and attaches none. With pins, the maps of an earlier agent are taken over with what they
     /// hold.
     pub fn load(options: LoadOptions<'_>) -> Result<Self, KernelError> {
         // Before Linux 5.11 maps count as locked memory, of which a container may have little. If it cannot be raised,
@@ -99,38 +98,45 @@ impl Kernel {
         }
         let maps = maps::Maps::take(&mut ebpf)?;
         let log = log::ProgramLog::take(&mut ebpf)?;
-        let folder = options.pins.as_ref().map(Pins::new_links).transpose()?;
-        Ok(Self { ebpf, pins: options.pins, maps, log, links: links::Links::new(folder) })
+        Ok(Self { ebpf, maps, log, links: links::Links::new(options.pins) })
     }
 
-    /// Attaches the programs that tag, check and answer to a cgroup and all below it, and then detaches everything that
-    /// an earlier agent has pinned: whatever it guarded must be guarded by now.
-    pub fn attach(&mut self, root: &Path) -> Result<(), KernelError> {
-        for attachment in EVERYWHERE {
+    /// Attaches the guard to pods, as [`Kernel::guard`] does, and the other programs to a cgroup and all below it. Only
+    /// then does it detach what an earlier agent has pinned; after an error that stays, and nothing of this one.
+    pub fn attach(&mut self, root: &Path, guarded: &BTreeMap<u64, PathBuf>) -> Result<(), KernelError> {
+        self.guard(guarded).and_then(|()| self.attach_everywhere(root)).inspect_err(|_| {
+            if let Err(error) = self.links.abandon() {
+                tracing::error!(%error, "what this agent has attached stays beside an earlier one's");
+            }
+        })?;
+        self.links.remove_earlier()
+    }
+
+    fn attach_everywhere(&mut self, root: &Path) -> Result<(), KernelError> {
+        EVERYWHERE.into_iter().try_for_each(|attachment| {
             let what = attachable(&self.ebpf, attachment)?;
-            self.links.add(what.name.to_owned(), what, root)?;
-        }
-        if let (Some(pins), Some(folder)) = (&self.pins, self.links.folder()) {
-            pins.remove_all_but(folder)?;
-        }
-        Ok(())
+            self.links.add(what.name.to_owned(), what, root)
+        })
     }
 
     /// Has the guard look at what comes to these cgroups of pods, by their inode numbers, and to no others. Those that
     /// are not there any more are left out. All are tried; the first error is returned.
     pub fn guard(&mut self, pods: &BTreeMap<u64, PathBuf>) -> Result<(), KernelError> {
         let what = attachable(&self.ebpf, GUARD)?;
-        let wanted: BTreeMap<String, &PathBuf> = pods.iter().map(|(id, path)| (id.to_string(), path)).collect();
+        let beginning = format!("{}-", what.name);
+        let wanted: BTreeMap<String, &Path> =
+            pods.iter().map(|(id, path)| (format!("{beginning}{id}"), path.as_path())).collect();
         let mut result = Ok(());
-        for (pod, path) in &wanted {
-            if !self.links.has(&guard_link(pod)) {
-                let added = self.links.add(guard_link(pod), what, path).or_else(KernelError::unless_gone);
-                result = result.and(added);
+        for (link, path) in &wanted {
+            if !self.links.has(link) {
+                result = result.and(self.links.add(link.clone(), what, path).or_else(KernelError::unless_gone));
             }
         }
-        for pod in self.links.after(&guard_link("")).iter().filter(|pod| !wanted.contains_key(*pod)) {
-            let fail = |source| KernelError::Link { name: what.name, doing: "detach", source };
-            result = result.and(self.links.remove(&guard_link(pod)).map_err(fail));
+        for link in self.links.beginning_with(&beginning) {
+            if !wanted.contains_key(&link) {
+                let fail = |source| KernelError::Link { name: what.name, doing: "detach", source };
+                result = result.and(self.links.remove(&link).map_err(fail));
+            }
         }
         result
     }
@@ -177,11 +183,6 @@ impl Kernel {
 
 fn programs() -> impl Iterator<Item = Attachment> {
     EVERYWHERE.into_iter().chain([GUARD])
-}
-
-/// The name of a guarded pod's link.
-fn guard_link(cgroup: &str) -> String {
-    format!("{}-{cgroup}", GUARD.0)
 }
 
 /// How many programs, of whomever, are attached to a cgroup itself where ours would be. When ours alone are, four to

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use slimfaas_ebpf::contract::MAPS_VERSION;
 
-use super::kernel::{detach_pinned, is_of_gone_cgroup};
+use super::kernel::detach_pinned;
 
 const MAPS: &str = "maps-";
 const LINKS: &str = "links-";
@@ -106,14 +106,9 @@ fn create(path: &Path) -> Result<(), PinsError> {
 }
 
 /// Detaches the links of a directory, and removes it; returns how many there were.
-fn remove_links(path: &Path) -> Result<usize, PinsError> {
+pub(super) fn remove_links(path: &Path) -> Result<usize, PinsError> {
     for link in files(path)? {
-        match detach_pinned(&link) {
-            Err(error) if !is_of_gone_cgroup(&error) => {
-                return Err(PinsError { doing: "detach", path: link, source: error });
-            }
-            _ => {}
-        }
+        detach_pinned(&link).map_err(|source| PinsError { doing: "detach", path: link, source })?;
     }
     remove(path)
 }

@@ -154,9 +154,7 @@ impl Agent {
         agent.knowledge.set_keys(secrets::read_keys(&agent.secrets)?);
         agent.look()?;
         agent.settle();
-        // An earlier agent's guards go with the next step: if one cannot be replaced, that is no start.
-        agent.kernel.guard(&agent.knowledge.guarded(&agent.held))?;
-        agent.kernel.attach(&agent.root)?;
+        agent.kernel.attach(&agent.root, &agent.knowledge.guarded(&agent.held))?;
         Ok(agent)
     }
 

@@ -51,7 +51,7 @@ fn enforcement_outlives_the_agent_and_ends_with_detach() {
         let network = site.network("n")?;
         let mut node = site.bare_node("node", Some(Pins::new(&bpffs.pins())))?;
         let root = node.root().to_owned();
-        node.kernel.attach(&root)?;
+        node.kernel.attach(&root, &node.guarded)?;
         node.change(|state| state.keys = only(KEY))?;
         node.know(WEB, SHOP, IdentityFlags(0))?;
         let pod = node.pod("server", SERVER)?;
@@ -80,7 +80,7 @@ fn enforcement_outlives_the_agent_and_ends_with_detach() {
         check("the next agent has loaded", &mut server)?;
         node.kernel.guard(&guarded)?;
         assert_eq!(attached(function)?, 2, "one guard follows the other without a gap");
-        node.kernel.attach(&root)?;
+        node.kernel.attach(&root, &guarded)?;
         assert_eq!((attached(&root)?, attached(function)?), (4, 1), "the earlier programs are gone");
         check("the next agent has attached", &mut server)?;
         let before = server.ask()?;
@@ -138,6 +138,33 @@ fn the_guard_comes_to_a_pod_and_leaves_it() {
             assert_eq!(attached(&first)?, 0);
             guard(&[(&two, &second)])?;
         }
+        Ok(())
+    });
+}
+
+/// A start that fails changes nothing: else one that is tried again and again would heap up guards.
+#[test]
+fn a_start_that_fails_leaves_what_was_there() {
+    on_site("a_start_that_fails", |site| {
+        let bpffs = Bpffs::mount()?;
+        let mut node = site.bare_node("node", Some(Pins::new(&bpffs.pins())))?;
+        let root = node.root().to_owned();
+        let pod = node.pod("server", SERVER)?;
+        let function = pod.cgroup.parent().context("a pod's cgroup")?;
+        node.guard(&pod, 5000, SHOP, GuardFlags(0))?;
+        node.kernel.attach(&root, &node.guarded)?;
+        let guarded = node.guarded.clone();
+        drop(node);
+        let mut node = site.bare_node("node", Some(Pins::new(&bpffs.pins())))?;
+        let mut with_other = guarded.clone();
+        with_other.insert(u64::MAX, std::env::temp_dir());
+        let refused = node.kernel.attach(&root, &with_other).map_err(|error| error.to_string());
+        assert!(refused.is_err_and(|error| error.starts_with("cannot attach the program guard_ingress")));
+        assert_eq!((attached(&root)?, attached(function)?), (4, 1));
+        node.kernel.attach(&root, &guarded)?;
+        assert_eq!((attached(&root)?, attached(function)?), (4, 1));
+        drop(node);
+        assert_eq!(Pins::new(&bpffs.pins()).detach()?, 4 + 1 + 8);
         Ok(())
     });
 }

@@ -100,7 +100,7 @@ impl Site {
     /// A node whose programs are attached and whose tags have [`KEY`].
     pub(crate) fn node(&self, name: &str) -> Result<Node> {
         let mut node = self.bare_node(name, None)?;
-        node.kernel.attach(&node.root)?;
+        node.kernel.attach(&node.root, &node.guarded)?;
         node.change(|state| state.keys = only(KEY))?;
         Ok(node)
     }

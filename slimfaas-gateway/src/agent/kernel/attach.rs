@@ -67,19 +67,18 @@ pub(super) fn pin(link: &OwnedFd, path: &Path) -> io::Result<()> {
     bpf(BPF_OBJ_PIN, &mut attributes).map(drop)
 }
 
-/// Detaches the link that a file keeps, now: the kernel takes its time with a link whose file is removed.
+/// Detaches the link that a file keeps, now: the kernel takes its time with a link whose file is removed. One whose
+/// cgroup has gone is detached already.
 pub(in crate::agent) fn detach_pinned(path: &Path) -> io::Result<()> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let mut attributes = Pin { path: path.as_ptr() as u64, object: 0, flags: 0 };
     let link = bpf(BPF_OBJ_GET, &mut attributes)?;
     // SAFETY: the call has just opened it, and nobody else knows of it.
     let link = unsafe { OwnedFd::from_raw_fd(link) };
-    bpf(BPF_LINK_DETACH, &mut LinkDetach { link: number(link.as_fd()) }).map(drop)
-}
-
-/// Whether a link could not be detached because its cgroup is gone, and it with it.
-pub(in crate::agent) fn is_of_gone_cgroup(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(libc::ENOLINK)
+    match bpf(BPF_LINK_DETACH, &mut LinkDetach { link: number(link.as_fd()) }) {
+        Err(error) if error.raw_os_error() != Some(libc::ENOLINK) => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// How many programs, of whomever, are attached to a cgroup itself, and not to one above it.

@@ -9,6 +9,10 @@
 
 #[path = "../tests/kernel/actor.rs"]
 mod actor;
+#[path = "../tests/kernel/api_server.rs"]
+mod api_server;
+#[path = "identity/by_address.rs"]
+mod by_address;
 #[path = "../tests/kernel/network.rs"]
 mod network;
 #[path = "../tests/kernel/site.rs"]
@@ -47,7 +51,7 @@ struct Variant {
 impl Variant {
     fn new(name: &'static str, base: usize, way: Way<'_>, client: &Pod, function: &Pod) -> Result<Self> {
         let (mut client, mut server) = (client.actor(way.from)?, function.actor(way.to)?);
-        let (ip, listen) = (way.ip, format!("listen {}:0", way.ip));
+        let (ip, listen) = (way.ip, format!("{} {}:0", way.listen, way.ip));
         let address = format!("{ip}:{}", server.tell(&listen)?);
         server.tell("serve")?;
         let mut asked = function.actor(way.to)?;
@@ -83,6 +87,8 @@ struct Way<'a> {
     to: &'a Network,
     /// Of `to`.
     ip: &'static str,
+    /// Whether the server is a gateway to its kernel.
+    listen: &'static str,
 }
 
 fn middle<T: Copy + PartialOrd>(values: &[T]) -> T {
@@ -91,7 +97,16 @@ fn middle<T: Copy + PartialOrd>(values: &[T]) -> T {
     sorted[sorted.len() / 2]
 }
 
-fn main() {
+fn main() -> Result<()> {
+    let mut arguments = std::env::args().skip_while(|argument| argument != by_address::ARGUMENT).skip(1);
+    if let Some(pods) = arguments.next() {
+        return by_address::measure(pods.parse()?);
+    }
+    measure_kernel();
+    by_address::report()
+}
+
+fn measure_kernel() {
     on_site("bench", |site| {
         let (one, two) = (site.network("one")?, site.network("two")?);
         one.connect("sfbench", &["10.77.0.1/24"], &two, &["10.77.0.2/24"])?;
@@ -109,8 +124,9 @@ fn main() {
 
 /// Returns the nodes too: what is attached goes with them.
 fn variants(site: &Site, one: &Network, two: &Network) -> Result<(Vec<Node>, Vec<Variant>)> {
-    let loopback = Way { from: one, to: one, ip: "127.0.0.1" };
-    let cable = Way { from: one, to: two, ip: "10.77.0.2" };
+    let loopback = Way { from: one, to: one, ip: "127.0.0.1", listen: "listen" };
+    let cable = Way { from: one, to: two, ip: "10.77.0.2", listen: "listen" };
+    let [plain, plain_cable] = [loopback, cable].map(|way| Way { listen: "listen-plainly", ..way });
     let mut bare = site.bare_node("bare", None)?;
     let mut node = site.node("node")?;
     node.know(WEB, SHOP, IdentityFlags(0))?;
@@ -123,14 +139,19 @@ fn variants(site: &Site, one: &Network, two: &Network) -> Result<(Vec<Node>, Vec
         // What a gateway without an agent has: its question is not answered, and it goes by the address.
         Variant::new("nothing attached", 0, loopback, &bare_client, &bare_server)?,
         Variant::new("attached, untagged", 0, loopback, &stranger, &open)?,
-        Variant::new("tagged", 0, loopback, &web, &open)?,
-        Variant::new("tagged and guarded", 0, loopback, &web, &guarded)?,
+        // Most connections of a node: to what is no gateway and has no guard.
+        Variant::new("tagged", 0, plain, &web, &open)?,
+        Variant::new("tagged, to a guarded function", 0, plain, &web, &guarded)?,
+        Variant::new("tagged, to a gateway", 0, loopback, &web, &open)?,
+        // As from gateway to gateway, whose connections are few and stay.
+        Variant::new("tagged, to a gateway's guarded port", 0, loopback, &web, &guarded)?,
         // What the machine alone makes of two equal things.
         Variant::new("nothing, again", 0, loopback, &bare_client, &bare_server)?,
-        Variant::new("pod to pod, nothing attached", 5, cable, &bare_client, &bare_server)?,
-        Variant::new("pod to pod, tagged and guarded", 5, cable, &web, &guarded)?,
+        Variant::new("pod to pod, nothing attached", 7, cable, &bare_client, &bare_server)?,
+        Variant::new("pod to pod, tagged, to a guarded function", 7, plain_cable, &web, &guarded)?,
+        Variant::new("pod to pod, tagged, to a gateway", 7, cable, &web, &open)?,
     ];
-    for guard in [3, 6] {
+    for guard in [3, 5, 8] {
         node.guard(&guarded, all[guard].port(), SHOP, GuardFlags(0))?;
     }
     Ok((vec![bare, node], all))

@@ -45,7 +45,10 @@ impl Actor {
     fn act(&mut self, line: &str) -> Result<String> {
         let words: Vec<&str> = line.split_whitespace().collect();
         match *words.as_slice() {
-            ["listen", address] => self.listen(address.parse()?),
+            // As a gateway does, whose kernel then finds the tags of its callers.
+            ["listen", address] => self.listen(address.parse()?, true),
+            // As everybody else does.
+            ["listen-plainly", address] => self.listen(address.parse()?, false),
             ["accept"] => self.accept(),
             ["ask"] => self.ask(),
             ["connect", address] => self.connect(address.parse()?),
@@ -84,9 +87,11 @@ impl Actor {
         }
     }
 
-    fn listen(&mut self, address: SocketAddr) -> Result<String> {
+    fn listen(&mut self, address: SocketAddr, keep: bool) -> Result<String> {
         let listener = TcpListener::bind(address).with_context(|| format!("cannot listen on {address}"))?;
-        keep_syns(&listener)?;
+        if keep {
+            keep_syns(&listener)?;
+        }
         // Room for all that is measured at once: a full queue would cost a connect a second.
         socket2::SockRef::from(&listener).listen(4096)?;
         listener.set_nonblocking(true)?;

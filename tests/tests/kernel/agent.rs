@@ -143,10 +143,7 @@ impl Scene {
         fs::write(at("identity/current"), FIRST_KEY)?;
         fs::write(at("peer-key"), "a key that is long enough for everybody to be content")?;
         let api = ApiServer::start()?;
-        let cluster = format!("clusters: [{{name: c, cluster: {{server: \"http://{}\"}}}}]\n", api.address);
-        let context =
-            "contexts: [{name: c, context: {cluster: c, user: u}}]\ncurrent-context: c\nusers: [{name: u, user: {}}]\n";
-        fs::write(at("kubeconfig"), format!("apiVersion: v1\nkind: Config\n{cluster}{context}"))?;
+        fs::write(at("kubeconfig"), api.kubeconfig())?;
         let policy = Arc::new(Mutex::new(Policy::default()));
         let gateway = start_gateway(&at("peer-key"), &policy)?;
         Ok(Self { bpffs: Bpffs::mount()?, folder, node, api, gateway, policy })
@@ -183,8 +180,8 @@ impl Shop {
     fn open(scene: &Scene, network: &str) -> Result<Self> {
         let mut orders = Actor::start(network, &container(&scene.node, ORDERS)?)?;
         let mut web = Actor::start(network, &container(&scene.node, WEB)?)?;
-        scene.api.add(ORDERS, "shop", "ReplicaSet", "orders-5d4f8")?;
-        scene.api.add(WEB, "shop", "ReplicaSet", "web-77c9d")?;
+        scene.api.add(ORDERS, "shop", "ReplicaSet", "orders-5d4f8");
+        scene.api.add(WEB, "shop", "ReplicaSet", "web-77c9d");
         let address = format!("127.0.0.1:{}", orders.tell("listen 127.0.0.1:0")?);
         let web_identity = identity("shop", "Deployment", "web");
         wait_for_caller(&mut web, &mut orders, &address, web_identity, Verdict::Known)?;
@@ -203,18 +200,18 @@ fn an_agent_enforces_what_it_is_told_and_its_end_changes_nothing() {
         let mut orders = start(ORDERS)?;
         let port: u16 = orders.tell("listen 127.0.0.1:0")?.parse()?;
         let address = format!("127.0.0.1:{port}");
-        scene.api.add(ORDERS, "shop", "ReplicaSet", "orders-5d4f8")?;
+        scene.api.add(ORDERS, "shop", "ReplicaSet", "orders-5d4f8");
         let mut agent = scene.start_agent()?;
         let mut web = start(WEB)?;
         // In a pod that the API server has not told of, it is nobody.
         wait_for_caller(&mut web, &mut orders, &address, Identity::NONE, Verdict::Untagged)?;
-        scene.api.add(WEB, "shop", "ReplicaSet", "web-77c9d")?;
+        scene.api.add(WEB, "shop", "ReplicaSet", "web-77c9d");
         let web_identity = identity("shop", "Deployment", "web");
         wait_for_caller(&mut web, &mut orders, &address, web_identity, Verdict::Foreign)?;
         *scene.policy.lock().expect("nobody panicked") = policy(port);
         wait_for_caller(&mut web, &mut orders, &address, web_identity, Verdict::Known)?;
         let mut thief = start(THIEF)?;
-        scene.api.add(THIEF, "bank", "ReplicaSet", "thief-1a2b3")?;
+        scene.api.add(THIEF, "bank", "ReplicaSet", "thief-1a2b3");
         wait_for(&mut thief, &address, "ignored")?;
         let selects = |request: &String| request.contains("fieldSelector=spec.nodeName%3Dn1");
         ensure!(scene.api.requests().iter().all(selects), "{:?}", scene.api.requests());
@@ -256,8 +253,8 @@ fn programs_that_are_built_to_say_what_they_drop() {
         let start = |uid: &str| Actor::start(&network.name, &container(&scene.node, uid)?);
         let mut orders = start(ORDERS)?;
         let port: u16 = orders.tell("listen 127.0.0.1:0")?.parse()?;
-        scene.api.add(ORDERS, "shop", "ReplicaSet", "orders-5d4f8")?;
-        scene.api.add(THIEF, "bank", "ReplicaSet", "thief-1a2b3")?;
+        scene.api.add(ORDERS, "shop", "ReplicaSet", "orders-5d4f8");
+        scene.api.add(THIEF, "bank", "ReplicaSet", "thief-1a2b3");
         *scene.policy.lock().expect("nobody panicked") = policy(port);
         let agent = scene.start_agent_with("SLIMFAAS_LOGGING_PROGRAMS")?;
         let mut thief = start(THIEF)?;

@@ -8,8 +8,7 @@ use crate::{ebpf, repository, test};
 pub(super) fn run() -> Result<()> {
     let object = ebpf::build(ebpf::Variant::Silent)?;
     // Nothing to skip: whoever asks for numbers wants to hear why there are none.
-    // Unoptimized: what is measured is the kernel's work, and the programs are always optimized.
-    let bench = ["bench", "--profile", "dev", "--package", "slimfaas-tests", "--bench", "identity"];
+    let bench = ["bench", "--package", "slimfaas-tests", "--bench", "identity"];
     let mut command = test::cargo(&repository(), &bench);
     command.env(ebpf::OBJECT_VARIABLE, object).env(test::REQUIRE, "all");
     let status = command.status().context("cannot run cargo")?;

@@ -100,20 +100,24 @@ fn of_started(id: ElementId, is_created: bool, situation: &Situation<'_>) -> Opt
     }
 }
 
-/// The oldest first, each job for itself. A blocked one holds up nobody.
+/// The oldest first, each job for itself. A blocked one holds up nobody. Neither does one whose image cannot be pulled;
+/// of these a job has as many as it has slots, since a wrong image would otherwise fill the cluster with Jobs.
 fn starts(situation: &Situation<'_>) -> Vec<Duty> {
-    let Situation { view, parallel, blocked, busy, .. } = situation;
-    let mut holding: BTreeMap<&FunctionId, u32> = BTreeMap::new();
-    for run in view.runs.values().filter(|run| run.holds_slot()) {
+    let Situation { view, seen, parallel, blocked, busy, .. } = situation;
+    let (mut holding, mut stuck): (BTreeMap<&FunctionId, u32>, BTreeMap<&FunctionId, u32>) = Default::default();
+    for (id, run) in view.runs.iter().filter(|(_, run)| run.holds_slot()) {
         *holding.entry(&run.job).or_default() += 1;
+        let is_stuck = seen.get(id).is_some_and(|shown| shown.state == RunState::ImagePullBackOff);
+        *stuck.entry(&run.job).or_default() += u32::from(is_stuck);
     }
     let mut duties = Vec::new();
     for (id, run) in in_order(view).into_iter().filter(|(_, run)| run.phase == Phase::Queued) {
-        let Some(parallel) = parallel.get(&run.job) else { continue };
+        let Some(slots) = parallel.get(&run.job) else { continue };
+        let parallel = slots + stuck.get(&run.job).map_or(0, |stuck| *stuck.min(slots));
         let held = holding.entry(&run.job).or_default();
-        if *held < *parallel && !blocked.contains(&id) && !busy.contains(&id) {
+        if *held < parallel && !blocked.contains(&id) && !busy.contains(&id) {
             *held += 1;
-            duties.push(Duty::Start { id, parallel: *parallel });
+            duties.push(Duty::Start { id, parallel });
         }
     }
     duties
@@ -300,6 +304,38 @@ mod tests {
         assert_eq!(of_runs(&situation).0, [start(3), start(2), Duty::Adopt { id: id(9) }]);
         let undefined = Situation { parallel: &BTreeMap::new(), ..situation };
         assert_eq!(of_runs(&undefined).0, [Duty::Adopt { id: id(9) }]);
+    }
+
+    #[test]
+    fn runs_without_an_image_leave_their_slots_to_as_many_others() {
+        let started = |slots: u32, states: &[RunState]| {
+            let shown = states.iter().cloned().zip(0_u8..).map(|(state, number)| (id(number), seen(state, false)));
+            let queued = states.len()..states.len() + 9;
+            let phases = states.iter().map(|_| CREATED).chain(queued.map(|_| Phase::Queued));
+            let runs = phases.zip(0_u8..).map(|(phase, number)| (id(number), run(u64::from(number), phase)));
+            let view = JobsView { runs: runs.collect(), ..JobsView::default() };
+            let situation = Situation {
+                view: &view,
+                seen: &shown.collect(),
+                now_ms: 1000,
+                parallel: &BTreeMap::from([(job(), slots)]),
+                blocked: &BTreeSet::new(),
+                busy: &BTreeSet::new(),
+                missing: &BTreeSet::new(),
+            };
+            of_runs(&situation).0.len()
+        };
+        let (stuck, runs) = (RunState::ImagePullBackOff, RunState::Running);
+        for (slots, states, expected) in [
+            (1, vec![stuck.clone()], 1),
+            (1, vec![stuck.clone(), runs.clone()], 0),
+            (1, vec![stuck.clone(), stuck.clone()], 0),
+            (2, vec![stuck.clone(), runs.clone()], 1),
+            (2, vec![stuck.clone(), stuck.clone()], 2),
+            (2, vec![stuck.clone(), stuck.clone(), stuck, runs], 0),
+        ] {
+            assert_eq!(started(slots, &states), expected, "{slots} {states:?}");
+        }
     }
 
     #[test]

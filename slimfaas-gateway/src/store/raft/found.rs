@@ -1,7 +1,9 @@
 //! How a node without a log comes to one: it founds a cluster, or waits to be taken into one.
 //!
-//! Two nodes must not both found one. A node founds only when nobody else is listed, or when all that are listed answer
-//! that they have no log either and its own name is the first of them. Lists may lag: two new nodes may each have one
+//! Two nodes must not both found one. A node founds only when nobody else is listed, or when its own name is the first of
+//! all that are listed and the others have no log either, as they answer. Nobody but the first founds, however long that
+//! is away: when one node becomes three, and that one is lost on the way, the new ones cannot know that it has a log, and
+//! what it has stored would be in another cluster than theirs when it comes back. Lists may lag: two new nodes may each have one
 //! without the other. So a node reckons with those that ask it too; and once it founds, it says that it has a log. Of
 //! two nodes that found at the same time, one would have asked the other before or after the other's decision.
 
@@ -24,7 +26,8 @@ use crate::model::peer::Peer;
 
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
-/// Listed peers that are not ready and do not answer are waited for this long: perhaps there is no place for them.
+/// The first node waits this long for listed peers that are not ready and do not answer: perhaps there is no place for
+/// them.
 const ABSENT_PATIENCE: Duration = Duration::from_secs(30);
 
 /// A node that asked so lately may found a cluster: several of its rounds.
@@ -40,13 +43,13 @@ pub(super) enum Other {
     Absent,
 }
 
-/// Whether this node is to found a cluster.
-pub(super) fn founds(name: &str, others: &BTreeMap<String, Other>) -> bool {
-    others.iter().all(|(other, state)| match state {
-        Other::HasLog | Other::Silent => false,
-        Other::HasNone => name < other.as_str(),
-        Other::Absent => true,
-    })
+/// Those that keep this node from founding a cluster; without any, it is to found one.
+fn awaited<'a>(name: &str, others: &'a BTreeMap<String, Other>) -> Vec<&'a str> {
+    let keeps = |(other, state): &(&String, &Other)| match state {
+        Other::HasLog | Other::Silent => true,
+        Other::HasNone | Other::Absent => other.as_str() < name,
+    };
+    others.iter().filter(keeps).map(|(other, _)| other.as_str()).collect()
 }
 
 /// When a node may found.
@@ -62,6 +65,7 @@ pub(super) async fn run(way: Way, disk: std::sync::Arc<Disk>, founding: Founding
     let Founding { listed_after, lost } = founding;
     let began = clock::now();
     let name = way.links.name.to_string();
+    let mut has_said = false;
     loop {
         match way.raft.is_initialized().await {
             Ok(false) => {}
@@ -77,7 +81,14 @@ pub(super) async fn run(way: Way, disk: std::sync::Arc<Disk>, founding: Founding
             // What it says of itself is newer than its silence.
             *known = if has_log { Other::HasLog } else { *known };
         }
-        if !is_listed || !founds(&name, &others) {
+        let awaited = awaited(&name, &others);
+        if !is_listed || !awaited.is_empty() {
+            if !awaited.is_empty() && waited >= ABSENT_PATIENCE && !std::mem::replace(&mut has_said, true) {
+                tracing::warn!(
+                    peers = awaited.join(", "),
+                    "this node has no log yet, and waits for these: check that they run and are reached on the peer port"
+                );
+            }
             tokio::time::sleep(LOOK_EVERY).await;
             continue;
         }
@@ -140,18 +151,20 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check(others: &[(&str, Other)], expected: bool) {
+    fn check(others: &[(&str, Other)], expected: &[&str]) {
         let others = others.iter().map(|(name, other)| ((*name).to_owned(), *other)).collect();
-        assert_eq!(founds("b", &others), expected, "{others:?}");
+        assert_eq!(awaited("b", &others), expected, "{others:?}");
     }
 
     #[test]
     fn only_one_of_several_new_nodes_founds() {
-        check(&[], true);
-        check(&[("c", Other::HasNone)], true);
-        check(&[("a", Other::HasNone), ("c", Other::HasNone)], false);
-        check(&[("c", Other::HasLog)], false);
-        check(&[("c", Other::HasNone), ("d", Other::Silent)], false);
-        check(&[("c", Other::HasNone), ("d", Other::Absent)], true);
+        check(&[], &[]);
+        check(&[("c", Other::HasNone)], &[]);
+        check(&[("a", Other::HasNone), ("c", Other::HasNone)], &["a"]);
+        check(&[("c", Other::HasLog)], &["c"]);
+        check(&[("c", Other::HasNone), ("d", Other::Silent)], &["d"]);
+        check(&[("c", Other::HasNone), ("d", Other::Absent)], &[]);
+        // Perhaps it is the one that has the log.
+        check(&[("a", Other::Absent), ("c", Other::HasNone)], &["a"]);
     }
 }

@@ -61,6 +61,8 @@ impl Departures {
 #[derive(Debug, Default)]
 pub(super) struct Situation {
     pub(super) voters: BTreeSet<u64>,
+    /// The voters of a change that its leader began and did not end: until then two majorities are needed.
+    pub(super) begun: Option<BTreeSet<u64>>,
     /// All members by name, voters or not.
     pub(super) members: BTreeMap<u64, String>,
     /// Members that have almost all of the log.
@@ -88,6 +90,9 @@ pub(super) enum Change {
 
 /// The next change that brings the members closer to the peers.
 pub(super) fn plan(now: &Situation) -> Option<Change> {
+    if let Some(voters) = &now.begun {
+        return Some(Change::Vote(voters.clone()));
+    }
     let leaves = |node: &u64| now.leaving.contains(node) || now.gone.contains(node);
     if now.voters.iter().any(leaves) {
         let stay: BTreeSet<u64> = now.voters.iter().copied().filter(|node| !leaves(node)).collect();
@@ -184,6 +189,10 @@ async fn look(
     let is_old = |since: Instant| now.saturating_duration_since(since) >= GONE_AFTER;
     let silent = |node: &u64| links.heard_at(*node).is_none_or(is_old);
     let gone = unlisted.iter().filter(|(node, since)| is_old(**since) && silent(node)).map(|(node, _)| *node);
+    let begun = match membership.get_joint_config().as_slice() {
+        [_, .., last] => Some(last.clone()),
+        _ => None,
+    };
     let last = metrics.last_log_index.unwrap_or(0);
     let replication = metrics.replication.iter().flatten();
     let level = replication
@@ -191,6 +200,7 @@ async fn look(
         .map(|(node, _)| *node);
     Situation {
         voters: membership.voter_ids().collect(),
+        begun,
         level: level.collect(),
         gone: gone.collect(),
         members,
@@ -287,6 +297,16 @@ mod tests {
         check(&now, vote(&[1, 3, 9]));
         now.voters = [1, 3, 9].into();
         check(&now, Some(Change::Forget(2)));
+    }
+
+    #[test]
+    fn what_a_leader_began_its_successor_ends() {
+        let mut now = situation("ABCI", &[("b", 2), ("c", 9)]);
+        now.members.insert(9, "c".to_owned());
+        now.begun = Some([1, 2, 9].into());
+        check(&now, vote(&[1, 2, 9]));
+        now.leaving = [2].into();
+        check(&now, vote(&[1, 2, 9]));
     }
 
     #[test]

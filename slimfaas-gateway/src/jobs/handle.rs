@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use rand::RngCore;
 
 use super::command::{JobCommand, NewRun};
 use super::definitions::Definitions;
@@ -15,7 +16,7 @@ use crate::model::function::FunctionId;
 use crate::model::job::{RunSpec, ScheduleRequest};
 use crate::queue::command::{Command, Limit, Reply};
 use crate::queue::element::ElementId;
-use crate::store::{Store, StoreError};
+use crate::store::{Entropy, Store, StoreError};
 
 /// For what is asked for to be on the disks of a majority.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -115,5 +116,7 @@ impl Jobs {
 }
 
 fn new_id() -> ElementId {
-    ElementId::new(clock::unix_millis(), rand::random())
+    let mut entropy = [0; 10];
+    Entropy.fill_bytes(&mut entropy);
+    ElementId::new(clock::unix_millis(), entropy)
 }

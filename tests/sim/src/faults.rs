@@ -27,10 +27,11 @@ pub enum Fault {
     WallClock,
     Resize,
     Replicas,
+    ApiServer,
 }
 
 impl Fault {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Kill,
         Self::KillLeader,
         Self::LoseDisk,
@@ -43,6 +44,7 @@ impl Fault {
         Self::WallClock,
         Self::Resize,
         Self::Replicas,
+        Self::ApiServer,
     ];
 }
 
@@ -147,6 +149,11 @@ impl Faults {
                 let function = world.dice.one_of(&FUNCTIONS).copied().expect("there are functions");
                 let (replicas, per_pod) = (world.dice.within(0..=3), world.dice.weighted(&[(1, 1), (1, 2), (1, 5)]));
                 world.scale(function, replicas, per_pod);
+            }
+            Fault::ApiServer => {
+                let lasts = world.dice.within(100..=5000);
+                world.fault(format!("the API server does not answer for {lasts} ms"));
+                world.runs.is_away_for(lasts);
             }
         }
     }

@@ -7,6 +7,7 @@ mod leaders;
 mod logs;
 mod lost;
 mod refused;
+mod runs;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -70,6 +71,7 @@ pub struct Watch {
     logs: logs::Logs,
     budgets: budgets::Budgets,
     completed: completed::Completed,
+    runs: runs::Runs,
     /// Last index seen of each node's process.
     seen: BTreeMap<Arc<str>, u64>,
 }
@@ -90,6 +92,7 @@ impl Watch {
             oracle.learn(event).or_else(|problem| violated("oracle", problem))?;
             attempts::check(oracle, event)?;
             self.completed.check_event(oracle, event)?;
+            self.runs.check_event(oracle, event)?;
         }
         Ok(())
     }
@@ -104,6 +107,7 @@ impl Watch {
         self.logs.check(&seen)?;
         self.budgets.check(&seen, &self.logs)?;
         self.completed.check(&seen, oracle)?;
+        self.runs.check(&seen);
         refused::check(&seen, oracle)
     }
 
@@ -114,6 +118,8 @@ impl Watch {
             let applied = self.applied(node, true)?;
             let whole = applied.and_then(|applied| applied.whole);
             lost::check(&node.name, &whole.unwrap_or(Whole { sum: 0, elements: BTreeMap::new() }), oracle)?;
+            let jobs = node.store.jobs().map_err(|error| unreadable(node, &error))?;
+            self.runs.end(&node.name, &jobs, oracle)?;
         }
         Ok(())
     }
@@ -124,7 +130,7 @@ impl Watch {
         if last == Some(index) {
             return Ok(None);
         }
-        let unreadable = |error: String| Violation { invariant: "store", problem: format!("{}: {error}", node.name) };
+        let unreadable = |error: String| unreadable(node, &error);
         let state = node.store.state().map_err(|error| unreadable(error.to_string()))?;
         let mut entries = Vec::new();
         for at in last.unwrap_or(0) + 1..=index {
@@ -137,6 +143,10 @@ impl Watch {
         };
         Ok(Some(Applied { index, entries, whole }))
     }
+}
+
+fn unreadable(node: &Node, error: &dyn std::fmt::Display) -> Violation {
+    Violation { invariant: "store", problem: format!("{}: {error}", node.name) }
 }
 
 fn whole(state: &impl Reading) -> Result<Whole, String> {

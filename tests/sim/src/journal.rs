@@ -19,6 +19,12 @@ pub enum Event {
     CallsBack { element: ElementId, after_ms: u64, succeeded: bool },
     /// A proposal has its reply.
     Replied { node: Arc<str>, operation: u64, reply: Result<Reply, StoreError> },
+    /// The cluster has a run that it had not, and so many that have not ended, of so many that there may be.
+    RunStarted { run: ElementId, active: u64, most: u64 },
+    /// The cluster refuses to have it.
+    RunRefused { run: ElementId },
+    /// The cluster has it no more.
+    RunGone { run: ElementId, by_others: bool },
     /// A node's process ended by itself.
     Ended { node: Arc<str> },
     /// The scenario did something.

@@ -33,7 +33,7 @@ struct Arguments {
     #[arg(long, default_value_t = 0)]
     steps: u64,
     /// Only these faults, with commas between (kill, kill-leader, lose-disk, lose-leaders-disk, pause, partition, one-way,
-    /// bad-weather, slow-disk, wall-clock, resize, replicas), on so many nodes, so often
+    /// bad-weather, slow-disk, wall-clock, resize, replicas, api-server), on so many nodes, so often
     #[arg(long, value_delimiter = ',')]
     faults: Vec<Fault>,
     #[arg(long, default_value_t = 3)]

@@ -1,4 +1,4 @@
-//! One gateway node's process: the production store and queue worker on a runtime and a clock of their own. Dropping it
+//! One gateway node's process: the production store and the workers of the queue and of jobs on a runtime and a clock of their own. Dropping it
 //! is `kill -9`: every task of it, Raft's included, ends where it stands.
 
 use std::net::SocketAddr;
@@ -10,7 +10,14 @@ use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
 use slimfaas_gateway::bodies::{self, Bodies};
 use slimfaas_gateway::clock::{self, Instant, Tick};
+use slimfaas_gateway::cluster::jobs::JobRunner;
+use slimfaas_gateway::cluster::seen_runs::SeenRuns;
+use slimfaas_gateway::config::JobLimits;
+use slimfaas_gateway::config::jobs::JobsConfiguration;
 use slimfaas_gateway::drain;
+use slimfaas_gateway::jobs;
+use slimfaas_gateway::jobs::definitions::Definitions;
+use slimfaas_gateway::jobs::handle::Jobs;
 use slimfaas_gateway::model::peer::Peer;
 use slimfaas_gateway::proxy::deliver::Delivery;
 use slimfaas_gateway::proxy::wake::Wake;
@@ -25,6 +32,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::dice::Dice;
 use crate::disk::{Crash, Disk};
 use crate::function::{self, Functions};
+use crate::jobs::{Runner, Runs};
 use crate::journal::{Event, Journal};
 use crate::network::{Calls, Content, Outbox, Packet, Port};
 
@@ -40,6 +48,8 @@ pub struct Node {
     pub store: Store,
     pub table: Arc<Table>,
     pub peers: watch::Sender<Arc<[Peer]>>,
+    /// The runs of jobs that it has seen.
+    pub runs: watch::Sender<Option<Arc<SeenRuns>>>,
     runtime: Runtime,
     disk: Disk,
     outbox: Outbox,
@@ -59,6 +69,7 @@ pub struct Parts {
     pub dice: Dice,
     pub journal: Journal,
     pub functions: Functions,
+    pub runs: Runs,
     /// Of the next syncs, in milliseconds; changed while it runs.
     pub disk_pace: Arc<AtomicU64>,
     pub now_ms: u64,
@@ -76,8 +87,20 @@ struct Triggers {
 impl Node {
     /// Fails when the store cannot be opened.
     pub fn start(parts: Parts) -> Result<Self, String> {
-        let Parts { name, at, disk, peers, dice, journal, functions, disk_pace, now_ms, skew_ms, repeats_effects } =
-            parts;
+        let Parts {
+            name,
+            at,
+            disk,
+            peers,
+            dice,
+            journal,
+            functions,
+            runs,
+            disk_pace,
+            now_ms,
+            skew_ms,
+            repeats_effects,
+        } = parts;
         let runtime = runtime(&dice);
         let peers = watch::Sender::new(peers.into());
         let (outbox, calls) = (Outbox::default(), Arc::<Mutex<Calls>>::default());
@@ -104,10 +127,12 @@ impl Node {
         let (store, running, effects) = opened.map_err(|error| error.to_string())?;
         let table = Table::new("demo");
         let (store_of, table_of) = (store.clone(), Arc::clone(&table));
-        let process = Process { store: store_of, table: table_of, name: Arc::clone(&name), repeats_effects };
+        let shown = watch::Sender::new(None);
+        let runner = Arc::new(runs.runner(shown.subscribe()));
+        let process = Process { store: store_of, table: table_of, runner, name: Arc::clone(&name), repeats_effects };
         let triggers = process.spawn(&runtime, running, effects, &journal, functions);
         let triggers = Some(triggers);
-        Ok(Self { name, at, store, table, peers, runtime, disk, outbox, calls, journal, began, triggers })
+        Ok(Self { name, at, store, table, peers, runs: shown, runtime, disk, outbox, calls, journal, began, triggers })
     }
 
     /// Lets the process run until `now_ms`. Its wall clock is `skew_ms` off.
@@ -178,9 +203,9 @@ impl Node {
     }
 }
 
-/// 14 November 2023, 22:13:20 UTC.
+/// 14 November 2023, 22:13:54 UTC: a few seconds before a schedule fires.
 fn wall_clock_origin() -> DateTime<Utc> {
-    DateTime::from_timestamp(1_700_000_000, 0).expect("it is a valid date")
+    DateTime::from_timestamp(1_700_000_034, 0).expect("it is a valid date")
 }
 
 /// As a process sees it that began then.
@@ -205,6 +230,7 @@ fn runtime(dice: &Dice) -> Runtime {
 struct Process {
     store: Store,
     table: Arc<Table>,
+    runner: Arc<Runner>,
     name: Arc<str>,
     repeats_effects: bool,
 }
@@ -224,6 +250,7 @@ impl Process {
         let (stop, stopped) = oneshot::channel();
         let tapped = self.tap(runtime, effects, journal.clone());
         let bodies = self.bodies();
+        runtime.spawn(self.jobs_worker().run(is_end.clone()));
         let worker = Worker::new(self.store, bodies, self.table, Arc::new(NeverSleeps), vec![core], Arc::default());
         runtime.spawn(async move {
             worker.run(tapped, is_leaving, is_end).await;
@@ -236,6 +263,16 @@ impl Process {
             journal.note(Event::Ended { node });
         });
         Triggers { leaving, end }
+    }
+
+    fn jobs_worker(&self) -> jobs::worker::Worker {
+        let runner: Arc<dyn JobRunner> = Arc::<Runner>::clone(&self.runner);
+        let limits =
+            JobLimits { request_bytes: 1000, waiting_per_job: 20, waiting: 20, schedules_per_job: 5, schedules: 5 };
+        let definitions = Definitions::new(JobsConfiguration::default(), runner.jobs(), "demo");
+        let handle = Jobs { store: self.store.clone(), definitions, runner, limits, stats: Arc::default() };
+        let (table, cluster) = (Arc::clone(&self.table), Arc::<Runner>::clone(&self.runner));
+        jobs::worker::Worker::new(handle, table, cluster, Arc::new(NeverSleeps))
     }
 
     /// Nothing that is simulated is large enough for a file, so the folder is removed again at once.

@@ -34,9 +34,19 @@ pub struct Life {
     pub attempts: BTreeMap<u32, PeerRun>,
 }
 
+/// One run of a job, that a caller asked for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RunLife {
+    pub is_acknowledged: bool,
+    /// The proposal is without an answer that says that nothing was stored.
+    pub may_be_stored: bool,
+    pub may_be_deleted: bool,
+}
+
 #[derive(Default)]
 pub struct Oracle {
     pub lives: BTreeMap<ElementId, Life>,
+    pub runs: BTreeMap<ElementId, RunLife>,
     /// Proposals without a reply yet, with the node that has them.
     pub pending: BTreeMap<u64, (Arc<str>, Operation)>,
     /// Replies by kind, for people.
@@ -64,6 +74,8 @@ impl Oracle {
             What::Delete => self.life(operation.element, |life| life.may_be_deleted = true),
             What::Replay => self.life(operation.element, |life| life.may_be_replayed = true),
             What::Callback { succeeded: true } => self.life(operation.element, |life| life.has_succeeded = true),
+            What::Run => _ = self.runs.insert(operation.element, RunLife { may_be_stored: true, ..RunLife::default() }),
+            What::DeleteRun => self.runs.entry(operation.element).or_default().may_be_deleted = true,
             What::Callback { succeeded: false } | What::Other | What::Insisted => {}
         }
         self.pending.insert(number, (node, operation));
@@ -86,6 +98,9 @@ impl Oracle {
             Event::Assigned { .. }
             | Event::Answered { .. }
             | Event::CallsBack { .. }
+            | Event::RunStarted { .. }
+            | Event::RunRefused { .. }
+            | Event::RunGone { .. }
             | Event::Ended { .. }
             | Event::Fault(_) => {}
         }
@@ -107,6 +122,11 @@ impl Oracle {
     fn replied(&mut self, operation: u64, reply: &Result<Reply, StoreError>) {
         let Some((_, operation)) = self.pending.remove(&operation) else { return };
         *self.replies.entry(name_of(reply)).or_default() += 1;
+        if matches!(operation.what, What::Run) {
+            let run = self.runs.entry(operation.element).or_default();
+            run.is_acknowledged = *reply == Ok(Reply::Done);
+            run.may_be_stored = matches!(reply, Ok(Reply::Done) | Err(StoreError::Unknown));
+        }
         if !matches!(operation.what, What::Enqueue { .. }) {
             return;
         }

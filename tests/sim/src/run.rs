@@ -28,6 +28,8 @@ pub enum Planted {
     InventedAnswers,
     /// Deliveries are handed to the worker twice.
     RepeatedEffects,
+    /// The cluster that runs of jobs are in starts those again whose start it did not confirm.
+    ForgetfulCluster,
 }
 
 #[derive(Default)]

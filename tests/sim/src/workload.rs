@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use rand::Rng;
+use slimfaas_gateway::jobs::command::{JobCommand, NewRun};
 use slimfaas_gateway::model::address::Address;
 use slimfaas_gateway::model::function::{FunctionId, WorkloadKind};
 use slimfaas_gateway::model::spec::{FunctionSpec, ParallelLimits};
@@ -14,6 +16,7 @@ use slimfaas_gateway::table::FunctionReport;
 use slimfaas_gateway::table::view::{Pod, PodState};
 
 use crate::dice::Dice;
+use crate::jobs::JOB;
 use crate::node::body_of;
 
 /// Elements of the last one are deleted in bulk now and then.
@@ -32,6 +35,9 @@ pub enum What {
     },
     Delete,
     Replay,
+    /// A run of the job; its id stands for the element's.
+    Run,
+    DeleteRun,
     /// About no element in particular.
     Other,
     /// Neither, and asked for until it is done.
@@ -54,6 +60,7 @@ pub struct Workload {
     count: u64,
     /// So that some can be asked about again.
     recent: Vec<Operation>,
+    recent_runs: Vec<ElementId>,
 }
 
 /// Of how many elements it is remembered what they are.
@@ -71,11 +78,13 @@ enum Kind {
     Pause,
     Bulk,
     Limits,
+    Run,
+    DeleteRun,
 }
 
 impl Workload {
     pub fn new(dice: Dice) -> Self {
-        Self { dice, rate: 0.0, count: 0, recent: Vec::new() }
+        Self { dice, rate: 0.0, count: 0, recent: Vec::new(), recent_runs: Vec::new() }
     }
 
     /// What is asked in this millisecond, if anything.
@@ -92,6 +101,8 @@ impl Workload {
             (2, Kind::Pause),
             (2, Kind::Bulk),
             (1, Kind::Limits),
+            (8, Kind::Run),
+            (1, Kind::DeleteRun),
         ]);
         let operation = match kind {
             Kind::New => self.enqueue(),
@@ -111,6 +122,11 @@ impl Workload {
             Kind::Limits => {
                 let function_elements = if self.dice.chance(0.5) { 20 } else { 1000 };
                 self.other(Command::Limits(Limits { function_elements, ..Limits::default() }))
+            }
+            Kind::Run => self.run(),
+            Kind::DeleteRun => {
+                let run = *self.dice.one_of(&self.recent_runs)?;
+                self.about(run, What::DeleteRun, Command::Job(JobCommand::Delete { id: run }))
             }
         };
         Some(operation)
@@ -161,6 +177,19 @@ impl Workload {
         }
         self.recent.push(operation.clone());
         operation
+    }
+
+    fn run(&mut self) -> Operation {
+        self.count += 1;
+        let id = ElementId::new(self.count, self.dice.roll(|rng| rng.r#gen()));
+        if self.recent_runs.len() == RECENT {
+            self.recent_runs.remove(0);
+        }
+        self.recent_runs.push(id);
+        // The job's own spec does for all.
+        let spec = Bytes::from_static(b"{}");
+        let run = NewRun { id, job: self::id(JOB), spec, ttl_ms: 2000, job_max: 20, total_max: 1000 };
+        self.about(id, What::Run, Command::Job(JobCommand::Run(run)))
     }
 
     fn about(&self, element: ElementId, what: What, command: Command) -> Operation {

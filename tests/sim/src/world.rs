@@ -7,6 +7,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use slimfaas_gateway::jobs::plan::{Phase, Run};
 use slimfaas_gateway::model::peer::Peer;
 use slimfaas_gateway::store::Entropy;
 
@@ -14,6 +15,7 @@ use crate::dice::Dice;
 use crate::disk::{Crash, Disk};
 use crate::function::Functions;
 use crate::invariants::{Violation, Watch};
+use crate::jobs::Runs;
 use crate::journal::{Event, Journal};
 use crate::network::{Content, Network, Packet};
 use crate::node::{Node, Parts};
@@ -60,6 +62,8 @@ pub enum Action {
     /// A node learns of a function's replicas.
     Report(Arc<str>, &'static str),
     Ask(Box<Operation>),
+    /// A node sees which runs of jobs there are.
+    ShowRuns(Arc<str>),
     /// The cuts, the weather and the disks are good again.
     Heal,
 }
@@ -75,6 +79,7 @@ pub struct World {
     pub oracle: Oracle,
     pub trace: Trace,
     functions: Functions,
+    pub runs: Runs,
     journal: Journal,
     watch: Watch,
     later: BTreeMap<(u64, u64), Action>,
@@ -97,6 +102,7 @@ impl World {
         let dice = Dice::new(seed);
         Entropy::seed(dice.within(0..=u64::MAX));
         let functions = Functions { dice: dice.clone(), are_well: Arc::new(AtomicBool::new(false)) };
+        let journal = Journal::default();
         let mut network = Network::new(dice.clone());
         network.invents_answers = planted == Some(Planted::InventedAnswers);
         Self {
@@ -108,7 +114,8 @@ impl World {
             oracle: Oracle::default(),
             trace,
             functions,
-            journal: Journal::default(),
+            runs: Runs::new(&dice, &journal, planted),
+            journal,
             watch: Watch::default(),
             later: BTreeMap::new(),
             scheduled: 0,
@@ -131,6 +138,9 @@ impl World {
         }
         if let Some(operation) = self.workload.next_operation() {
             self.ask(operation);
+        }
+        if self.runs.step(self.now_ms) {
+            self.running().into_iter().for_each(|name| self.show_runs(name));
         }
         for packet in self.network.arrived(self.now_ms) {
             self.deliver(packet);
@@ -170,6 +180,11 @@ impl World {
                 }
             }
             Action::Ask(operation) => self.ask(*operation),
+            Action::ShowRuns(name) => {
+                if let Some(node) = self.node(&name) {
+                    node.runs.send_replace(Some(self.runs.seen()));
+                }
+            }
             Action::Heal => self.heal(),
         }
     }
@@ -212,6 +227,7 @@ impl World {
             dice: self.dice.clone(),
             journal: self.journal.clone(),
             functions: self.functions.clone(),
+            runs: self.runs.clone(),
             disk_pace: Arc::clone(&place.disk_pace),
             now_ms: self.now_ms,
             skew_ms: place.skew_ms,
@@ -231,6 +247,7 @@ impl World {
         }
         place.node = Some(node);
         self.fault(format!("{name} starts at {at}"));
+        self.show_runs(Arc::clone(name));
         self.publish();
     }
 
@@ -274,6 +291,11 @@ impl World {
             let after = self.dice.within(1..=300);
             self.at(after, Action::List(name));
         }
+    }
+
+    fn show_runs(&mut self, name: Arc<str>) {
+        let after = self.dice.within(1..=300);
+        self.at(after, Action::ShowRuns(name));
     }
 
     /// Changes the replicas of a function, and with them its slots.
@@ -394,6 +416,7 @@ impl World {
             self.start(&name_of(ordinal));
         }
         self.functions.are_well.store(true, Ordering::Relaxed);
+        self.runs.be_well();
         self.workload.rate = 0.0;
         for place in self.places.values_mut() {
             place.paused_until = place.paused_until.map(|_| self.now_ms);
@@ -406,7 +429,12 @@ impl World {
         let nodes = || self.places.values().filter_map(|place| place.node.as_ref());
         let applied: std::collections::BTreeSet<_> = nodes().map(|node| *node.store.applied().borrow()).collect();
         let is_drained = |node: &Node| node.store.queues().iter().all(|queue| queue.pending() == 0);
-        self.oracle.pending.is_empty() && self.later.is_empty() && applied.len() <= 1 && nodes().all(is_drained)
+        let has_run = |node: &Node| {
+            let ended = |run: &Run| matches!(run.phase, Phase::Finished { .. });
+            node.store.jobs().is_ok_and(|jobs| jobs.runs.values().all(ended))
+        };
+        let is_idle = self.oracle.pending.is_empty() && self.later.is_empty() && applied.len() <= 1;
+        is_idle && nodes().all(is_drained) && nodes().all(has_run)
     }
 
     /// Asks for it until it is done.

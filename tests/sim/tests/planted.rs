@@ -40,3 +40,8 @@ fn a_network_that_invents_answers_is_found() {
 fn deliveries_that_are_made_twice_are_found() {
     check(Planted::RepeatedEffects, &[Fault::Replicas], &["attempts"]);
 }
+
+#[test]
+fn runs_that_are_started_twice_are_found() {
+    check(Planted::ForgetfulCluster, &[Fault::ApiServer], &["runs"]);
+}

@@ -108,7 +108,7 @@ thread_local! {
     static SEEDED: RefCell<Option<StdRng>> = const { RefCell::new(None) };
 }
 
-/// All randomness of the store: the operating system's, or on a thread that called [`Entropy::seed`] what follows from
+/// All randomness of the store and of the ids of runs: the operating system's, or on a thread that called [`Entropy::seed`] what follows from
 /// the seed.
 pub struct Entropy;
 

@@ -69,8 +69,13 @@ impl Streamer {
 }
 
 async fn stream(runner: Arc<dyn JobRunner>, wanted: Wanted) {
-    let Wanted { run, follow, stream } = wanted;
-    let mut chunks = match runner.logs(&run, follow).await {
+    let Wanted { run, follow, mut stream } = wanted;
+    let found = tokio::select! {
+        biased; // a reader that has gone keeps no stream, however long the cluster takes
+        () = stream.closed() => return,
+        found = runner.logs(&run, follow) => found,
+    };
+    let mut chunks = match found {
         Ok(chunks) => chunks,
         Err(error) => {
             let _gone = stream.send(Err(error)).is_err();

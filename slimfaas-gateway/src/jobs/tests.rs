@@ -9,17 +9,18 @@ use tokio::task::JoinSet;
 
 use super::definitions::Definitions;
 use super::handle::Jobs;
+use super::logs;
 use super::plan::Phase;
 use super::worker::Worker;
 use crate::clock::{self, Tick};
-use crate::cluster::jobs::JobRunner;
+use crate::cluster::jobs::{JobError, JobRunner, RunName};
 use crate::cluster::local::{LocalCluster, LocalOptions, Output, StateDirectory, manifest};
 use crate::config::JobLimits;
 use crate::config::jobs::JobsConfiguration;
 use crate::drain;
 use crate::jobs::command::End;
 use crate::model::function::FunctionId;
-use crate::model::job::ScheduleRequest;
+use crate::model::job::{RunSpec, ScheduleRequest};
 use crate::proxy::wake::Wake;
 use crate::queue::element::ElementId;
 use crate::store::Store;
@@ -118,6 +119,8 @@ fn millis(instant: DateTime<Utc>) -> u64 {
     u64::try_from(instant.timestamp_millis()).expect("after 1970")
 }
 
+const ANNOTATIONS: &str = "    annotations:\n      SlimFaas/Job: \"true\"\n";
+
 const JOB: &str = "  report:\n    command: [/bin/true]\n    ttlSecondsAfterFinished: 600\n    annotations:\n      \
                    SlimFaas/Job: \"true\"\n      SlimFaas/NumberParallelJob: \"4\"\n      SlimFaas/Schedules: \
                    '[{\"Schedule\": \"30 2 * * *\", \"TimeZone\": \"Europe/Paris\"}]'\n";
@@ -183,6 +186,44 @@ fn across_clock_changes_a_schedule_fires_once_though_the_leader_is_killed_at_tha
             }
         }
     });
+}
+
+#[tokio::test]
+async fn as_many_logs_are_read_as_may_be_and_who_leaves_makes_room() {
+    let script = "echo begun; exec sleep 600";
+    let site = Site::new(&format!("  report:\n    command: [/bin/sh, -c, '{script}']\n{ANNOTATIONS}")).await;
+    let jobs = site.jobs(&site.stores.leader().await);
+    let job = FunctionId::new("default", "report");
+    let id = jobs.run(&job, &RunSpec { image: "none".to_owned(), ..RunSpec::default() }).await.unwrap();
+    let is_running = || site.processes.runs().borrow().as_ref().is_some_and(|runs| runs.contains_key(&id));
+    until("it runs", is_running).await;
+    let (logs, streamer) = logs::channel(jobs.runner);
+    let mut tasks = JoinSet::new();
+    tasks.spawn(streamer.run(site._end.1.clone()));
+    let run = RunName { id, job };
+    let mut readers = Vec::new();
+    for _ in 0..logs::STREAMS_MAX {
+        let mut reader = logs.read(run.clone(), true).await.unwrap();
+        assert_eq!(reader.recv().await.as_deref(), Some(&b"begun\n"[..]));
+        readers.push(reader);
+    }
+    let refused = JobError::Unavailable("64 logs are being read already".to_owned());
+    assert_eq!(logs.read(run.clone(), true).await.unwrap_err(), refused);
+    readers.pop();
+    let room = async {
+        while logs.read(run.clone(), true).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    assert!(tokio::time::timeout(WAIT, room).await.is_ok(), "who leaves makes room");
+    let nobodys = RunName { id: ElementId([1; 16]), job: run.job };
+    drop(readers);
+    let unknown = async {
+        while logs.read(nobodys.clone(), false).await.err() != Some(JobError::Unknown) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    assert!(tokio::time::timeout(WAIT, unknown).await.is_ok(), "what is not there has no log");
 }
 
 #[tokio::test]

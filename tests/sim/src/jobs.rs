@@ -25,6 +25,9 @@ pub const JOB: &str = "report";
 /// Of the job.
 pub const SLOTS: u32 = 2;
 
+/// A request that takes so much longer than it should was made by a process that was stopped.
+const STOPPED_MS: u64 = 20;
+
 /// Shared by all nodes.
 #[derive(Clone)]
 pub struct Runs(Arc<Mutex<State>>);
@@ -124,15 +127,20 @@ impl Runs {
     }
 
     async fn fate(&self) -> Fate {
-        let (takes, fate) = {
+        let (takes_ms, asked_ms, fate) = {
             let state = self.state();
             let takes = state.dice.weighted(&[(6, (0, 5)), (3, (5, 100)), (1, (100, 1500))]);
-            let takes = Duration::from_millis(state.dice.within(takes.0..=takes.1));
-            (takes, state.dice.weighted(&[(80, Fate::Done), (8, Fate::Unheard), (10, Fate::Away), (2, Fate::Refused)]))
+            (
+                state.dice.within(takes.0..=takes.1),
+                state.now_ms,
+                state.dice.weighted(&[(80, Fate::Done), (8, Fate::Unheard), (10, Fate::Away), (2, Fate::Refused)]),
+            )
         };
-        tokio::time::sleep(takes).await;
+        tokio::time::sleep(Duration::from_millis(takes_ms)).await;
         let state = self.state();
         match fate {
+            // Its process was stopped meanwhile: the request is not served any more (docs/simulation.md).
+            _ if state.now_ms > asked_ms + takes_ms + STOPPED_MS => Fate::Away,
             _ if state.is_well => Fate::Done,
             _ if state.away_until > state.now_ms => Fate::Away,
             fate => fate,

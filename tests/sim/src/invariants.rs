@@ -130,15 +130,14 @@ impl Watch {
         if last == Some(index) {
             return Ok(None);
         }
-        let unreadable = |error: String| unreadable(node, &error);
-        let state = node.store.state().map_err(|error| unreadable(error.to_string()))?;
+        let state = node.store.state().map_err(|error| unreadable(node, &error))?;
         let mut entries = Vec::new();
         for at in last.unwrap_or(0) + 1..=index {
-            let entry = state.entry(at).map_err(|error| unreadable(error.to_string()))?;
+            let entry = state.entry(at).map_err(|error| unreadable(node, &error))?;
             entries.extend(entry.map(|entry| (at, entry)));
         }
         let whole = match always || index.is_multiple_of(WHOLE_EVERY) {
-            true => Some(whole(&state).map_err(unreadable)?),
+            true => Some(whole(&state).map_err(|error| unreadable(node, &error))?),
             false => None,
         };
         Ok(Some(Applied { index, entries, whole }))

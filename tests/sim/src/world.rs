@@ -429,12 +429,12 @@ impl World {
         let nodes = || self.places.values().filter_map(|place| place.node.as_ref());
         let applied: std::collections::BTreeSet<_> = nodes().map(|node| *node.store.applied().borrow()).collect();
         let is_drained = |node: &Node| node.store.queues().iter().all(|queue| queue.pending() == 0);
-        let has_run = |node: &Node| {
+        let runs_ended = |node: &Node| {
             let ended = |run: &Run| matches!(run.phase, Phase::Finished { .. });
             node.store.jobs().is_ok_and(|jobs| jobs.runs.values().all(ended))
         };
         let is_idle = self.oracle.pending.is_empty() && self.later.is_empty() && applied.len() <= 1;
-        is_idle && nodes().all(is_drained) && nodes().all(has_run)
+        is_idle && nodes().all(is_drained) && nodes().all(runs_ended)
     }
 
     /// Asks for it until it is done.

@@ -1,10 +1,10 @@
 //! How a node without a log comes to one: it founds a cluster, or waits to be taken into one.
 //!
 //! Two nodes must not both found one. A node founds only when nobody else is listed, or when its own name is the first of
-//! all that are listed and the others have no log either, as they answer. Nobody but the first founds, however long that
-//! is away: when one node becomes three, and that one is lost on the way, the new ones cannot know that it has a log, and
-//! what it has stored would be in another cluster than theirs when it comes back. Lists may lag: two new nodes may each have one
-//! without the other. So a node reckons with those that ask it too; and once it founds, it says that it has a log. Of
+//! all that are listed and the others have no log either, as they answer or as is taken of those that were waited for.
+//! Nobody but the first founds, however long that is away: when one node becomes three, and that one is lost on the way,
+//! the new ones cannot know that it has a log, and what it has stored would be in another cluster than theirs when it
+//! comes back. Lists may lag: two new nodes may each have one without the other. So a node reckons with those that ask it too; and once it founds, it says that it has a log. Of
 //! two nodes that found at the same time, one would have asked the other before or after the other's decision.
 
 use std::collections::BTreeMap;

@@ -345,7 +345,7 @@ fn rights_are_exactly_these() -> Result<()> {
         json!({"apiGroups": ["apps"], "resources": ["deployments/scale", "statefulsets/scale"], "verbs": ["patch"]}),
         json!({"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]}),
         json!({"apiGroups": ["batch"], "resources": ["cronjobs"], "verbs": ["list", "watch"]}),
-        json!({"apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["get", "list", "watch", "create", "delete"]}),
+        json!({"apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["get", "list", "watch", "create", "patch", "delete"]}),
         json!({"apiGroups": [""], "resources": ["pods/log"], "verbs": ["get"]}),
         json!({"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create", "patch"]}),
     ];

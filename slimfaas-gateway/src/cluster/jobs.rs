@@ -26,8 +26,12 @@ pub trait JobRunner: Send + Sync + 'static {
     /// Why such a run could never start here.
     fn check(&self, job: &FunctionId, spec: &RunSpec) -> Result<(), String>;
 
-    /// Starts a run, unless it is there already.
-    fn start<'a>(&'a self, run: &'a RunToStart) -> ClusterFuture<'a, Result<(), JobError>>;
+    /// Creates a run, unless it is there already. Where the request may be carried out late, when the run has long ended,
+    /// it is held ([`SeenRun::held`](super::seen_runs::SeenRun::held)); else it starts.
+    fn create<'a>(&'a self, run: &'a RunToStart) -> ClusterFuture<'a, Result<(), JobError>>;
+
+    /// Starts the one that is `held`, and no other of the same run.
+    fn let_go<'a>(&'a self, run: &'a RunName, held: &'a str) -> ClusterFuture<'a, Result<(), JobError>>;
 
     /// Whether a run is there, beyond doubt.
     fn exists<'a>(&'a self, run: &'a RunName) -> ClusterFuture<'a, Result<bool, JobError>>;

@@ -1,6 +1,7 @@
 //! Runs of jobs as a cluster shows them. Pure.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::model::function::FunctionId;
 use crate::model::job::RunState;
@@ -18,4 +19,7 @@ pub struct SeenRun {
     pub ttl_ms: u64,
     /// It is on its way out.
     pub is_leaving: bool,
+    /// Nothing of it runs until it is let go. The cluster's own name of this one: another of the same run, made after
+    /// this one has gone, has another.
+    pub held: Option<Arc<str>>,
 }

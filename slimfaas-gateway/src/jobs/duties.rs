@@ -34,6 +34,10 @@ pub enum Duty {
     Create {
         id: ElementId,
     },
+    /// Have the cluster start the one that it holds.
+    LetGo {
+        id: ElementId,
+    },
     /// Have the cluster remove it.
     Remove {
         id: ElementId,
@@ -83,7 +87,11 @@ pub fn of_runs(situation: &Situation<'_>) -> (Vec<Duty>, Option<u64>) {
     let strangers = seen.iter().filter(|(id, shown)| {
         !view.runs.contains_key(id) && !shown.is_leaving && !shown.state.is_over() && !busy.contains(id)
     });
-    duties.extend(strangers.map(|(id, _)| Duty::Adopt { id: *id }));
+    // One that is held was created by a late request: the log has had its run, and has forgotten it.
+    duties.extend(strangers.map(|(id, shown)| match shown.held {
+        Some(_) => Duty::Remove { id: *id },
+        None => Duty::Adopt { id: *id },
+    }));
     (duties, next)
 }
 
@@ -95,7 +103,9 @@ fn of_started(id: ElementId, is_created: bool, situation: &Situation<'_>) -> Opt
     match &shown.state {
         RunState::Succeeded => Some(Duty::Finish { id, end: End::Succeeded }),
         RunState::Failed(reason) => Some(Duty::Finish { id, end: End::failed(reason) }),
+        // The log knows of it before it starts. So a second one of a run is never let go, however late it is created.
         _ if !is_created => Some(Duty::Created { id }),
+        _ if shown.held.is_some() && !shown.is_leaving => Some(Duty::LetGo { id }),
         _ => None,
     }
 }
@@ -226,7 +236,11 @@ mod tests {
     }
 
     fn seen(state: RunState, is_leaving: bool) -> SeenRun {
-        SeenRun { job: job(), state, queued_ms: 1, started_ms: 2, ttl_ms: 100, is_leaving }
+        SeenRun { job: job(), state, queued_ms: 1, started_ms: 2, ttl_ms: 100, is_leaving, held: None }
+    }
+
+    fn held(is_leaving: bool) -> SeenRun {
+        SeenRun { held: Some("u".into()), ..seen(RunState::Pending, is_leaving) }
     }
 
     const STARTED: Phase = Phase::Started { at_ms: 10, is_created: false };
@@ -261,6 +275,9 @@ mod tests {
             (STARTED, None, false, Some(Duty::Create { id: id(1) })),
             (STARTED, Some(seen(RunState::Pending, false)), false, Some(Duty::Created { id: id(1) })),
             (STARTED, Some(seen(failed.clone(), false)), false, Some(finish.clone())),
+            (STARTED, Some(held(false)), false, Some(Duty::Created { id: id(1) })),
+            (CREATED, Some(held(false)), false, Some(Duty::LetGo { id: id(1) })),
+            (CREATED, Some(held(true)), false, None),
             (CREATED, None, false, None),
             (CREATED, None, true, Some(check.clone())),
             (CREATED, Some(seen(RunState::ImagePullBackOff, false)), false, None),
@@ -274,6 +291,8 @@ mod tests {
             (ended(901), Some(seen(RunState::Succeeded, false)), false, None),
             (ended(900), Some(seen(RunState::Succeeded, false)), false, Some(remove.clone())),
             (ended(900), Some(seen(RunState::Succeeded, true)), false, None),
+            (ended(901), Some(held(false)), false, None),
+            (ended(900), Some(held(false)), false, Some(remove.clone())),
             (ended(900), None, false, Some(check.clone())),
             (deleting.clone(), Some(seen(RunState::Running, false)), false, Some(remove)),
             (deleting.clone(), Some(seen(RunState::Running, true)), false, None),
@@ -290,7 +309,8 @@ mod tests {
         let runs =
             phases.into_iter().zip(0_u8..).map(|(phase, number)| (id(number), run(u64::from(10 - number), phase)));
         let view = JobsView { runs: runs.collect(), ..JobsView::default() };
-        let shown = SeenRuns::from([(id(0), seen(RunState::Running, false)), (id(9), seen(RunState::Running, false))]);
+        let running = || seen(RunState::Running, false);
+        let shown = SeenRuns::from([(id(0), running()), (id(7), held(true)), (id(8), held(false)), (id(9), running())]);
         let situation = Situation {
             view: &view,
             seen: &shown,
@@ -301,9 +321,10 @@ mod tests {
             missing: &BTreeSet::new(),
         };
         let start = |number| Duty::Start { id: id(number), parallel: 3 };
-        assert_eq!(of_runs(&situation).0, [start(3), start(2), Duty::Adopt { id: id(9) }]);
+        let of_strangers = [Duty::Remove { id: id(8) }, Duty::Adopt { id: id(9) }];
+        assert_eq!(of_runs(&situation).0, [&[start(3), start(2)], &of_strangers[..]].concat());
         let undefined = Situation { parallel: &BTreeMap::new(), ..situation };
-        assert_eq!(of_runs(&undefined).0, [Duty::Adopt { id: id(9) }]);
+        assert_eq!(of_runs(&undefined).0, of_strangers);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use super::command::{End, JobCommand};
 use super::duties::{self, Duty, Firing, ScheduleDuty, Situation};
 use super::handle::{JobStats, Jobs};
-use super::plan::{JobsView, Phase};
+use super::plan::{JobsView, Phase, Run};
 use super::resolve::{resolve, resolve_configured};
 use crate::clock::{self, Instant, Tick};
 use crate::cluster::Cluster;
@@ -50,6 +50,9 @@ const MISSING_AFTER: Duration = Duration::from_secs(5);
 /// After which a run that was not taken is tried again: doubled each time, up to the second.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
 
+/// What the cluster has taken is asked for again if it is not shown by then.
+const TAKEN_FOR: Duration = Duration::from_secs(1);
+
 /// The longest sleep, so that a clock that was set is noticed.
 const SLEEP_MAX: Duration = Duration::from_secs(30);
 
@@ -65,10 +68,12 @@ pub struct Worker {
     depends: BTreeMap<ElementId, Vec<String>>,
     /// Refused by the cluster: how often, and when it is tried again.
     refused: BTreeMap<ElementId, (u32, Instant)>,
+    /// Taken by the cluster: what is not asked for again before then, since a watch is a moment late.
+    taken: BTreeMap<ElementId, (Duty, Instant)>,
     /// Created, and not shown by the cluster since.
     missing: BTreeMap<ElementId, Instant>,
     busy: BTreeSet<ElementId>,
-    tasks: JoinSet<(ElementId, Option<Trouble>)>,
+    tasks: JoinSet<(Duty, ElementId, Result<(), Trouble>)>,
 }
 
 /// It has to be tried again.
@@ -83,6 +88,7 @@ impl Worker {
             wake,
             depends: BTreeMap::new(),
             refused: BTreeMap::new(),
+            taken: BTreeMap::new(),
             missing: BTreeMap::new(),
             busy: BTreeSet::new(),
             tasks: JoinSet::new(),
@@ -154,7 +160,8 @@ impl Worker {
         let now = clock::now();
         self.note_dependencies(view)?;
         self.missing.retain(|id, _| view.runs.contains_key(id) && !seen.contains_key(id));
-        self.refused.retain(|id, _| view.runs.contains_key(id));
+        self.refused.retain(|id, _| view.runs.contains_key(id) || seen.contains_key(id));
+        self.taken.retain(|_, (_, until)| *until > now);
         let created = view.runs.iter().filter(|(_, run)| matches!(run.phase, Phase::Started { is_created: true, .. }));
         for (id, _) in created.filter(|(id, _)| !seen.contains_key(id)) {
             self.missing.entry(*id).or_insert(now);
@@ -181,7 +188,12 @@ impl Worker {
         let now = clock::now();
         let missing = self.missing.values().map(|since| *since + MISSING_AFTER);
         let refused = self.refused.values().map(|(_, at)| *at);
-        let until = missing.chain(refused).map(|at| at.saturating_duration_since(now)).filter(|left| !left.is_zero());
+        let taken = self.taken.values().map(|(_, until)| *until);
+        let until = missing
+            .chain(refused)
+            .chain(taken)
+            .map(|at| at.saturating_duration_since(now))
+            .filter(|left| !left.is_zero());
         let keep_awake = self.depends.values().any(|names| !names.is_empty()).then_some(KEEP_AWAKE_EVERY);
         until.chain(keep_awake).min().unwrap_or(SLEEP_MAX)
     }
@@ -267,42 +279,47 @@ impl Worker {
                 tracing::info!(%job, run = %id, "the cluster has a run that the store does not know: it is taken in");
                 return Some(JobCommand::Adopt { id, job, queued_ms, started_ms, ttl_ms: seen.ttl_ms });
             }
-            Duty::Create { id } | Duty::Remove { id } | Duty::Check { id } => id,
+            Duty::Create { id } | Duty::LetGo { id } | Duty::Remove { id } | Duty::Check { id } => id,
         };
-        if self.tasks.len() >= TASKS_MAX {
+        let is_taken = self.taken.get(&id).is_some_and(|(taken, _)| *taken == duty);
+        if is_taken || self.tasks.len() >= TASKS_MAX {
             // Each that ends has everything looked at again.
             return None;
         }
-        let run = view.runs.get(&id)?;
-        let (jobs, name) = (self.jobs.clone(), RunName { id, job: run.job.clone() });
-        let has_ended = !matches!(run.phase, Phase::Started { .. });
+        let (run, shown) = (view.runs.get(&id), seen.get(&id));
+        let job = run.map(|run| &run.job).or(shown.map(|shown| &shown.job))?.clone();
+        let has_ended = !run.is_some_and(|run| matches!(run.phase, Phase::Started { .. }));
+        let held = shown.and_then(|shown| shown.held.clone()).unwrap_or_default();
+        let (jobs, name) = (self.jobs.clone(), RunName { id, job });
         self.busy.insert(id);
         self.tasks.spawn(async move {
             let done = match duty {
                 Duty::Create { .. } => create(&jobs, name).await,
+                Duty::LetGo { .. } => let_go(&jobs, &name, &held).await,
                 Duty::Remove { .. } => remove(&jobs, &name).await,
                 _ => check(&jobs, &name, has_ended).await,
             };
-            (id, done.err())
+            (duty, id, done)
         });
         None
     }
 
-    fn ended(&mut self, ended: Result<(ElementId, Option<Trouble>), tokio::task::JoinError>) {
-        let Ok((id, trouble)) = ended else {
+    fn ended(&mut self, ended: Result<(Duty, ElementId, Result<(), Trouble>), tokio::task::JoinError>) {
+        let Ok((duty, id, done)) = ended else {
             // A panic: its run stays marked as busy, and is taken up by the next leader.
             tracing::error!("a task of a job's run panicked");
             return;
         };
         self.busy.remove(&id);
-        match trouble {
-            None => {
+        match done {
+            Ok(()) => {
                 self.refused.remove(&id);
+                self.taken.insert(id, (duty, clock::now() + TAKEN_FOR));
             }
-            Some(Trouble) => {
+            Err(Trouble) => {
                 JobStats::count(&self.jobs.stats.not_taken);
-                let times = self.refused.get(&id).map_or(0, |(times, _)| *times);
                 let (first, longest) = BACKOFF;
+                let times = self.refused.get(&id).map_or(0, |(times, _)| *times);
                 let pause = first.saturating_mul(1 << times.min(16)).min(longest);
                 self.refused.insert(id, (times + 1, clock::now() + pause));
             }
@@ -422,7 +439,7 @@ fn spec_of(jobs: &Jobs, id: ElementId) -> Result<Option<RunSpec>, StoreError> {
     Ok(text.map(|text| serde_json::from_slice(&text).unwrap_or_default()))
 }
 
-/// Has the cluster start a run, if the majority still wants it started.
+/// Has the cluster create a run, if the majority still wants it. One that is held is let go when the log knows of it.
 async fn create(jobs: &Jobs, name: RunName) -> Result<(), Trouble> {
     jobs.store.catch_up(CATCH_UP_TIMEOUT).await.map_err(|_again| Trouble)?;
     let view = jobs.store.jobs().map_err(|_again| Trouble)?;
@@ -431,20 +448,36 @@ async fn create(jobs: &Jobs, name: RunName) -> Result<(), Trouble> {
     let Some(spec) = spec_of(jobs, name.id).map_err(|_again| Trouble)? else { return Ok(()) };
     let (id, job) = (name.id, name.job.clone());
     let start = RunToStart { name, spec, queued_ms: run.queued_ms, started_ms: at_ms };
-    match jobs.runner.start(&start).await {
+    match jobs.runner.create(&start).await {
         Ok(()) => propose(jobs, JobCommand::Created { id }).await,
         Err(JobError::Refused(reason)) => {
             tracing::warn!(%job, run = %id, reason, "a run has failed: the cluster refuses it");
             propose(jobs, JobCommand::Finish { id, end: End::failed(&reason) }).await
         }
         Err(error) => {
-            tracing::warn!(%job, run = %id, %error, "a run is not started, and tried again");
+            tracing::warn!(%job, run = %id, %error, "a run is not created, and tried again");
             Err(Trouble)
         }
     }
 }
 
+async fn let_go(jobs: &Jobs, name: &RunName, held: &str) -> Result<(), Trouble> {
+    match jobs.runner.let_go(name, held).await {
+        Ok(()) | Err(JobError::Unknown) => Ok(()),
+        Err(error) => {
+            tracing::warn!(job = %name.job, run = %name.id, %error, "a run does not begin, and is tried again");
+            Err(Trouble)
+        }
+    }
+}
+
+/// Not if the run has a turn to come: that the log did not know it may have been seen before it did.
 async fn remove(jobs: &Jobs, name: &RunName) -> Result<(), Trouble> {
+    jobs.store.catch_up(CATCH_UP_TIMEOUT).await.map_err(|_again| Trouble)?;
+    let view = jobs.store.jobs().map_err(|_again| Trouble)?;
+    if matches!(view.runs.get(&name.id), Some(Run { phase: Phase::Queued | Phase::Started { .. }, .. })) {
+        return Ok(());
+    }
     match jobs.runner.delete(name).await {
         Ok(()) | Err(JobError::Unknown) => Ok(()),
         Err(error) => {

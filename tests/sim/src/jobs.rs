@@ -25,9 +25,6 @@ pub const JOB: &str = "report";
 /// Of the job.
 pub const SLOTS: u32 = 2;
 
-/// A request that takes so much longer than it should was made by a process that was stopped.
-const STOPPED_MS: u64 = 20;
-
 /// Shared by all nodes.
 #[derive(Clone)]
 pub struct Runs(Arc<Mutex<State>>);
@@ -37,6 +34,8 @@ struct State {
     journal: Journal,
     now_ms: u64,
     runs: BTreeMap<ElementId, Run>,
+    /// All that there ever were.
+    created: u64,
     has_changed: bool,
     /// Nothing is answered until then.
     away_until: u64,
@@ -84,6 +83,7 @@ impl Runs {
             journal: journal.clone(),
             now_ms: 0,
             runs: BTreeMap::new(),
+            created: 0,
             has_changed: false,
             away_until: 0,
             is_well: false,
@@ -127,20 +127,17 @@ impl Runs {
     }
 
     async fn fate(&self) -> Fate {
-        let (takes_ms, asked_ms, fate) = {
+        let (takes_ms, fate) = {
             let state = self.state();
             let takes = state.dice.weighted(&[(6, (0, 5)), (3, (5, 100)), (1, (100, 1500))]);
             (
                 state.dice.within(takes.0..=takes.1),
-                state.now_ms,
                 state.dice.weighted(&[(80, Fate::Done), (8, Fate::Unheard), (10, Fate::Away), (2, Fate::Refused)]),
             )
         };
         tokio::time::sleep(Duration::from_millis(takes_ms)).await;
         let state = self.state();
         match fate {
-            // Its process was stopped meanwhile: the request is not served any more (docs/simulation.md).
-            _ if state.now_ms > asked_ms + takes_ms + STOPPED_MS => Fate::Away,
             _ if state.is_well => Fate::Done,
             _ if state.away_until > state.now_ms => Fate::Away,
             fate => fate,
@@ -149,21 +146,40 @@ impl Runs {
 }
 
 impl State {
-    fn start(&mut self, run: &RunToStart) {
+    fn create(&mut self, run: &RunToStart) {
         let RunName { id, job } = run.name.clone();
         if self.runs.contains_key(&id) {
             return;
         }
+        self.created += 1;
         let (queued_ms, started_ms, ttl_ms) = (run.queued_ms, run.started_ms, u64::from(run.spec.ttl_seconds) * 1000);
-        let seen = SeenRun { job, state: RunState::Pending, queued_ms, started_ms, ttl_ms, is_leaving: false };
-        let next =
-            if self.lacks_images && !self.is_well && self.dice.chance(0.3) { Next::LacksImage } else { Next::Runs };
+        let held = Some(self.created.to_string().into());
+        let seen = SeenRun { job, state: RunState::Pending, queued_ms, started_ms, ttl_ms, is_leaving: false, held };
+        let next = if !self.is_well && self.dice.chance(0.02) { Next::Vanishes } else { Next::Nothing };
         let at_ms = self.now_ms + self.dice.within(1..=100);
         self.runs.insert(id, Run { seen, next, at_ms });
         self.has_changed = true;
-        let active = self.runs.values().filter(|run| !run.seen.state.is_over()).count() as u64;
+    }
+
+    fn let_go(&mut self, id: ElementId, held: &str) -> Result<(), JobError> {
+        let (now_ms, dice) = (self.now_ms, self.dice.clone());
+        let lacks_image = self.lacks_images && !self.is_well && dice.chance(0.3);
+        let Some(run) = self.runs.get_mut(&id) else { return Err(JobError::Unknown) };
+        if run.seen.held.as_deref() != Some(held) {
+            return Err(JobError::Unavailable("another one is held".to_owned()));
+        }
+        run.seen.held = None;
+        self.has_changed = true;
+        if run.seen.is_leaving {
+            return Ok(());
+        }
+        (run.next, run.at_ms) =
+            (if lacks_image { Next::LacksImage } else { Next::Runs }, now_ms + dice.within(1..=100));
+        let is_active = |run: &&Run| run.seen.held.is_none() && !run.seen.state.is_over();
+        let active = self.runs.values().filter(is_active).count() as u64;
         let most = u64::from(SLOTS) * if self.lacks_images { 2 } else { 1 };
         self.journal.note(Event::RunStarted { run: id, active, most });
+        Ok(())
     }
 
     fn go_on(&mut self, id: ElementId) {
@@ -237,15 +253,12 @@ impl JobRunner for Runner {
         Ok(())
     }
 
-    fn start<'a>(&'a self, run: &'a RunToStart) -> ClusterFuture<'a, Result<(), JobError>> {
+    fn create<'a>(&'a self, run: &'a RunToStart) -> ClusterFuture<'a, Result<(), JobError>> {
         Box::pin(async {
             let fate = self.runs.fate().await;
             let mut state = self.runs.state();
             if matches!(fate, Fate::Done | Fate::Unheard) {
-                state.start(run);
-            }
-            if fate == Fate::Unheard && state.forgets {
-                state.runs.remove(&run.name.id);
+                state.create(run);
             }
             match fate {
                 Fate::Done => Ok(()),
@@ -256,6 +269,26 @@ impl JobRunner for Runner {
                     Err(JobError::Refused("a quota".to_owned()))
                 }
             }
+        })
+    }
+
+    fn let_go<'a>(&'a self, run: &'a RunName, held: &'a str) -> ClusterFuture<'a, Result<(), JobError>> {
+        Box::pin(async {
+            let fate = self.runs.fate().await;
+            let mut state = self.runs.state();
+            if !matches!(fate, Fate::Done | Fate::Unheard) {
+                return Err(unavailable());
+            }
+            let done = state.let_go(run.id, held);
+            if fate == Fate::Done {
+                return done;
+            }
+            if state.forgets
+                && let Some(run) = state.runs.get_mut(&run.id)
+            {
+                run.seen.held = Some(held.into());
+            }
+            Err(unavailable())
         })
     }
 

@@ -27,21 +27,23 @@ pub(super) struct Definition<'a> {
     pub(super) exit_code: u8,
     pub(super) backoff: u32,
     pub(super) ttl: u32,
+    /// Its runs are for somebody else to begin.
+    pub(super) suspend: bool,
 }
 
 impl Default for Definition<'_> {
     fn default() -> Self {
-        Self { name: "report", more: "", pause: 0, exit_code: 0, backoff: 0, ttl: 60 }
+        Self { name: "report", more: "", pause: 0, exit_code: 0, backoff: 0, ttl: 60, suspend: false }
     }
 }
 
 impl Definition<'_> {
     pub(super) fn yaml(&self) -> String {
-        let Self { name, more, pause, exit_code, backoff, ttl } = self;
+        let Self { name, more, pause, exit_code, backoff, ttl, suspend } = self;
         format!(
             "apiVersion: batch/v1\nkind: CronJob\nmetadata:\n  name: {name}\n  annotations:\n    SlimFaas/Job: \"true\"\n    \
              SlimFaas/DefaultVisibility: Public\n{more}spec:\n  schedule: \"0 0 31 2 *\"\n  suspend: true\n  jobTemplate:\n    \
-             spec:\n      backoffLimit: {backoff}\n      ttlSecondsAfterFinished: {ttl}\n      template:\n        spec:\n          \
+             spec:\n      backoffLimit: {backoff}\n      ttlSecondsAfterFinished: {ttl}\n      suspend: {suspend}\n      template:\n        spec:\n          \
              restartPolicy: Never\n          terminationGracePeriodSeconds: 1\n          automountServiceAccountToken: false\n          \
              containers:\n          - name: main\n            image: slimfaas-example:dev\n            \
              imagePullPolicy: Never\n            command: [/usr/bin/slimfaas, example-job]\n            args: [done]\n            \
@@ -104,6 +106,10 @@ fn runs_are_jobs_from_their_start_to_their_end() -> Result<()> {
     wait_status(&site, "report", &good, "Running")?;
     let job = object(&site, &good)?.context("its Job")?;
     assert_eq!(job["metadata"]["labels"]["slimfaas-job-name"], "report");
+    assert_eq!(
+        (&job["metadata"]["annotations"]["SlimFaas/Held"], &job["spec"]["suspend"]),
+        (&Value::Null, &json!(false))
+    );
     let container = &job["spec"]["template"]["spec"]["containers"][0];
     assert_eq!((&container["name"], &container["args"]), (&json!("report"), &json!(["one", "two"])));
     let environment = container["env"].as_array().context("variables")?;
@@ -137,6 +143,52 @@ fn runs_are_jobs_from_their_start_to_their_end() -> Result<()> {
     wait("it is forgotten", SOON, || {
         Ok((rows(&site, "report")?.is_empty() && object(&site, &good)?.is_none()).then_some(()))
     })
+}
+
+#[test]
+fn a_job_that_is_created_late_starts_nothing_and_the_suspension_of_others_is_theirs() -> Result<()> {
+    let Some(site) = Site::install("jobs-late", &Install::default())? else { return Ok(()) };
+    site.apply(&Definition::default().yaml())?;
+    site.apply(&Definition { name: "queued", suspend: true, ..Definition::default() }.yaml())?;
+
+    // Their requests to create them are carried out again when they are gone.
+    let again = |annotations: Value| -> Result<String> {
+        let id = run(&site, "report", "{}")?;
+        wait_status(&site, "report", &id, "Succeeded")?;
+        let job = object(&site, &id)?.context("its Job")?;
+        assert_eq!(site.request("DELETE", &format!("/job/report/{id}"), "")?.status, 200);
+        let is_gone = || Ok(object(&site, &id)?.is_none() && rows(&site, "report")?.iter().all(|row| row["Id"] != *id));
+        wait("it is gone", SOON, || Ok(is_gone()?.then_some(())))?;
+        let (name, labels) = (&job["metadata"]["name"], &job["metadata"]["labels"]);
+        let metadata = json!({"name": name, "labels": labels, "annotations": annotations});
+        let container = json!({"name": "report", "image": "slimfaas-example:dev", "imagePullPolicy": "Never"});
+        let pod = json!({"restartPolicy": "Never", "automountServiceAccountToken": false, "containers": [container]});
+        let spec = json!({"suspend": true, "template": {"metadata": {"labels": labels}, "spec": pod}});
+        let late = json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": spec});
+        site.apply(&late.to_string())?;
+        Ok(id)
+    };
+    let late = again(json!({"SlimFaas/Held": "true"}))?;
+    wait("the late one is gone", SOON, || Ok(object(&site, &late)?.is_none().then_some(())))?;
+    ensure!(rows(&site, "report")?.is_empty(), "it was taken for a run");
+    // Without the annotation it is a run of a gateway that lost its volume, suspended by somebody.
+    let lost = again(json!({}))?;
+    wait_status(&site, "report", &lost, "Pending")?;
+
+    let queued = run(&site, "queued", "{}")?;
+    let let_go = wait("the gateway lets it go", SOON, || {
+        let job = object(&site, &queued)?;
+        Ok(job.filter(|job| job["metadata"]["annotations"]["SlimFaas/Held"].is_null()))
+    })?;
+    assert_eq!(let_go["spec"]["suspend"], json!(true));
+    let name = let_go["metadata"]["name"].as_str().context("its name")?;
+    site.kubectl(&["patch", "job", name, "--patch", r#"{"spec": {"suspend": false}}"#])?;
+    wait_status(&site, "queued", &queued, "Succeeded")?;
+    for id in [late, lost] {
+        let pods = site.list("pods", &format!("slimfaas-job-element-id={id}"))?;
+        ensure!(pods.is_empty(), "{id} has begun: {pods:?}");
+    }
+    Ok(())
 }
 
 #[test]

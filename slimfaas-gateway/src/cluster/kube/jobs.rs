@@ -14,7 +14,7 @@ use futures::io::AsyncReadExt;
 use futures::stream::{self, StreamExt};
 use k8s_openapi::api::batch::v1::{CronJob, Job, JobSpec as KubeJobSpec};
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::{Api, DeleteParams, ListParams, LogParams, PostParams};
+use kube::api::{Api, DeleteParams, ListParams, LogParams, PatchParams, PostParams};
 use kube::runtime::watcher as watch;
 use tokio::sync::watch as channel;
 use tokio::time::timeout;
@@ -211,18 +211,28 @@ impl KubeCluster {
         Api::namespaced(self.client.clone(), &run.job.namespace)
     }
 
+    /// What a definition has for its runs.
+    fn template(&self, job: &FunctionId) -> Option<KubeJobSpec> {
+        let state = self.jobs.state();
+        state.definitions.values().find(|known| known.id == *job).map(|known| known.template.clone())
+    }
+
     async fn create_run(&self, run: &RunToStart) -> Result<(), JobError> {
-        let template = {
-            let state = self.jobs.state();
-            let known = state.definitions.values().find(|known| known.id == run.name.job);
-            known.map(|known| known.template.clone())
-        };
-        let job = object::run(run, template);
+        let job = object::run(run, self.template(&run.name.job));
         match answered(self.jobs_of(&run.name).create(&PostParams::default(), &job)).await {
             // Somebody who led before has created it.
             Err(Failed::Api(status)) if status.code == 409 && status.reason == "AlreadyExists" => Ok(()),
             // Not a matter of time: what was asked for cannot be.
             Err(Failed::Api(status)) if matches!(status.code, 400 | 422) => Err(JobError::Refused(status.message)),
+            done => done.map(drop).map_err(Failed::into_error),
+        }
+    }
+
+    async fn let_run_go(&self, run: &RunName, held: &str) -> Result<(), JobError> {
+        let suspend = self.template(&run.job).and_then(|template| template.suspend).unwrap_or(false);
+        let patch = object::let_go(held, suspend);
+        match answered(self.jobs_of(run).patch(&run.text(), &PatchParams::default(), &patch)).await {
+            Err(Failed::Api(status)) if status.code == 404 => Err(JobError::Unknown),
             done => done.map(drop).map_err(Failed::into_error),
         }
     }
@@ -288,8 +298,12 @@ impl JobRunner for KubeCluster {
         Ok(())
     }
 
-    fn start<'a>(&'a self, run: &'a RunToStart) -> ClusterFuture<'a, Result<(), JobError>> {
+    fn create<'a>(&'a self, run: &'a RunToStart) -> ClusterFuture<'a, Result<(), JobError>> {
         Box::pin(self.create_run(run))
+    }
+
+    fn let_go<'a>(&'a self, run: &'a RunName, held: &'a str) -> ClusterFuture<'a, Result<(), JobError>> {
+        Box::pin(self.let_run_go(run, held))
     }
 
     fn exists<'a>(&'a self, run: &'a RunName) -> ClusterFuture<'a, Result<bool, JobError>> {

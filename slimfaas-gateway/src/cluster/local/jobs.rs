@@ -137,8 +137,13 @@ impl JobRunner for LocalCluster {
         }
     }
 
-    fn start<'a>(&'a self, run: &'a RunToStart) -> ClusterFuture<'a, Result<(), JobError>> {
+    fn create<'a>(&'a self, run: &'a RunToStart) -> ClusterFuture<'a, Result<(), JobError>> {
         Box::pin(std::future::ready(self.start_run(run)))
+    }
+
+    /// Here nobody is late, and none is held.
+    fn let_go<'a>(&'a self, _run: &'a RunName, _held: &'a str) -> ClusterFuture<'a, Result<(), JobError>> {
+        Box::pin(std::future::ready(Err(JobError::Unknown)))
     }
 
     fn exists<'a>(&'a self, run: &'a RunName) -> ClusterFuture<'a, Result<bool, JobError>> {
@@ -201,6 +206,7 @@ impl LocalCluster {
                 started_ms: run.started_ms,
                 ttl_ms: u64::from(spec.ttl_seconds) * 1000,
                 is_leaving: false,
+                held: None,
             });
         });
         if !is_new {

@@ -77,8 +77,8 @@ impl Runs {
 
     pub(super) fn end(&self, node: &str, view: &JobsView, oracle: &Oracle) -> Verdict {
         for (id, life) in &oracle.runs {
-            let had_its_turn = self.started.contains(id) || self.refused.contains(id) || life.may_be_deleted;
-            if life.is_acknowledged && !had_its_turn {
+            let had_its_turn = self.started.contains(id) || self.vanished.contains(id) || self.refused.contains(id);
+            if life.is_acknowledged && !had_its_turn && !life.may_be_deleted {
                 return violated("runs", format!("{id} was acknowledged and never started"));
             }
         }

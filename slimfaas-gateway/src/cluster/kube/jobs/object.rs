@@ -10,6 +10,8 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::api::Patch;
+use serde_json::json;
 
 use crate::cluster::jobs::{ClusterJob, RunToStart};
 use crate::config::jobs;
@@ -24,6 +26,10 @@ const JOB_NAME: &str = "slimfaas-job-name";
 pub(super) const ELEMENT_ID: &str = "slimfaas-job-element-id";
 const QUEUED: &str = "slimfaas-in-queue-timestamp";
 const STARTED: &str = "slimfaas-job-start-timestamp";
+
+/// Annotation of a Job that is suspended until it is known that it is the one that shall run. Suspending alone does not
+/// say so: queueing controllers suspend Jobs too.
+const HELD: &str = "SlimFaas/Held";
 
 /// How long after its time to live Kubernetes removes a Job by itself: the gateway does so in time, once the log knows
 /// how it ended, and gateways that were all away for less than this still learn of it.
@@ -149,13 +155,17 @@ pub(super) fn run(run: &RunToStart, template: Option<KubeJobSpec>) -> Job {
     let number = |value: u32| i32::try_from(value).unwrap_or(i32::MAX);
     job.backoff_limit = Some(number(spec.backoff_limit));
     job.ttl_seconds_after_finished = Some(number(spec.ttl_seconds.saturating_add(TTL_MARGIN_SECONDS)));
-    let depends_on = (!spec.depends_on.is_empty()).then(|| (jobs::DEPENDS_ON.to_owned(), spec.depends_on.join(",")));
+    job.suspend = Some(true);
+    let mut annotations = BTreeMap::from([(HELD.to_owned(), "true".to_owned())]);
+    if !spec.depends_on.is_empty() {
+        annotations.insert(jobs::DEPENDS_ON.to_owned(), spec.depends_on.join(","));
+    }
     Job {
         metadata: ObjectMeta {
             name: Some(run.name.text()),
             namespace: Some(run.name.job.namespace.to_string()),
             labels: Some(labels),
-            annotations: depends_on.map(|annotation| BTreeMap::from([annotation])),
+            annotations: Some(annotations),
             ..ObjectMeta::default()
         },
         spec: Some(KubeJobSpec {
@@ -164,6 +174,17 @@ pub(super) fn run(run: &RunToStart, template: Option<KubeJobSpec>) -> Job {
         }),
         status: None,
     }
+}
+
+/// For the Job with this uid; to any other, and to one that was let go, the API server does not apply it.
+pub(super) fn let_go(uid: &str, suspend: bool) -> Patch<()> {
+    let annotation = format!("/metadata/annotations/{}", HELD.replace('/', "~1"));
+    let patch = json!([
+        {"op": "test", "path": "/metadata/uid", "value": uid},
+        {"op": "remove", "path": annotation},
+        {"op": "replace", "path": "/spec/suspend", "value": suspend},
+    ]);
+    Patch::Json(serde_json::from_value(patch).expect("a JSON patch"))
 }
 
 fn fill(container: &mut Container, run: &RunToStart) {
@@ -195,13 +216,14 @@ fn labels(run: &RunToStart) -> BTreeMap<String, String> {
     all.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
-/// What the labels and the time to live of a Job say.
+/// What a Job says of its run.
 pub(super) struct Said {
     pub(super) job: String,
     pub(super) id: String,
     pub(super) queued_ms: u64,
     pub(super) started_ms: u64,
     pub(super) ttl_ms: u64,
+    pub(super) is_held: bool,
 }
 
 /// `None`: it is not one of ours.
@@ -216,12 +238,14 @@ pub(super) fn said(job: &Job) -> Option<Said> {
         queued_ms: millis(QUEUED).unwrap_or_default(),
         started_ms: millis(STARTED).unwrap_or_default(),
         ttl_ms: u64::from(ttl) * 1000,
+        is_held: job.metadata.annotations.iter().flatten().any(|(name, _)| name == HELD),
     })
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
+    use json_patch::patch as json_patch;
+    use serde_json::Value;
 
     use super::*;
     use crate::cluster::jobs::RunName;
@@ -323,11 +347,11 @@ mod tests {
             "slimfaas-job-start-timestamp": "621355968020000000",
         });
         assert_eq!(job["metadata"]["labels"], labels);
-        assert_eq!(job["metadata"]["annotations"], json!({"SlimFaas/DependsOn": "mysql,fib"}));
+        assert_eq!(job["metadata"]["annotations"], json!({"SlimFaas/DependsOn": "mysql,fib", "SlimFaas/Held": "true"}));
         assert_eq!(
             job["spec"],
             json!({
-                "backoffLimit": 2, "ttlSecondsAfterFinished": 609,
+                "backoffLimit": 2, "ttlSecondsAfterFinished": 609, "suspend": true,
                 "template": {"metadata": {"labels": labels}, "spec": {"restartPolicy": "Never", "containers": [{
                     "name": "report", "image": "repo/report:2", "args": ["42"],
                     "env": [
@@ -340,6 +364,20 @@ mod tests {
         );
         let said = said(&start(false)).unwrap();
         assert_eq!((said.job.as_str(), said.queued_ms, said.started_ms, said.ttl_ms), ("report", 1000, 2000, 9000));
+    }
+
+    #[test]
+    fn the_one_that_is_let_go_is_the_one_that_was_held() {
+        let said = |job: &Value| said(&serde_json::from_value(job.clone()).unwrap()).unwrap();
+        let mut job = serde_json::to_value(start(false)).unwrap();
+        job["metadata"]["uid"] = json!("u-1");
+        assert!(said(&job).is_held);
+        let Patch::Json::<()>(patch) = let_go("u-2", false) else { panic!("of another kind") };
+        assert!(json_patch(&mut job, &patch).is_err(), "another of the same run");
+        let Patch::Json::<()>(patch) = let_go("u-1", false) else { panic!("of another kind") };
+        json_patch(&mut job, &patch).unwrap();
+        assert_eq!((said(&job).is_held, &job["spec"]["suspend"]), (false, &json!(false)));
+        assert!(json_patch(&mut job, &patch).is_err(), "it was let go already: whoever suspends it now is another");
     }
 
     #[test]

@@ -26,6 +26,7 @@ impl Run {
             started_ms: said.started_ms,
             ttl_ms: said.ttl_ms,
             is_leaving: job.metadata.deletion_timestamp.is_some(),
+            held: job.metadata.uid.as_deref().filter(|_| said.is_held).map(Into::into),
         };
         Some(Self { id: ElementId::parse(&said.id)?, seen })
     }

@@ -2,8 +2,9 @@
 //!
 //! The log decides what runs: `plan` is its state machine (`command` in, rows out), so that a run or a firing is never
 //! there twice, whoever leads. The node that leads looks at the log's state and at the cluster and does what is to be
-//! done (`duties`, carried out by `worker`); everything that it does may be done again.
+//! done (`duties`, by `worker`, each in `carry_out`); everything that it does may be done again, or late.
 
+pub mod carry_out;
 pub mod command;
 pub mod definitions;
 pub mod duties;

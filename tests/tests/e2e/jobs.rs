@@ -157,8 +157,10 @@ fn a_job_that_is_created_late_starts_nothing_and_the_suspension_of_others_is_the
         wait_status(&site, "report", &id, "Succeeded")?;
         let job = object(&site, &id)?.context("its Job")?;
         assert_eq!(site.request("DELETE", &format!("/job/report/{id}"), "")?.status, 200);
-        let is_gone = || Ok(object(&site, &id)?.is_none() && rows(&site, "report")?.iter().all(|row| row["Id"] != *id));
-        wait("it is gone", SOON, || Ok(is_gone()?.then_some(())))?;
+        wait("it is gone", SOON, || {
+            let is_forgotten = rows(&site, "report")?.iter().all(|row| row["Id"] != id);
+            Ok((is_forgotten && object(&site, &id)?.is_none()).then_some(()))
+        })?;
         let (name, labels) = (&job["metadata"]["name"], &job["metadata"]["labels"]);
         let metadata = json!({"name": name, "labels": labels, "annotations": annotations});
         let container = json!({"name": "report", "image": "slimfaas-example:dev", "imagePullPolicy": "Never"});

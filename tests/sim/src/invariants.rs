@@ -133,8 +133,11 @@ impl Watch {
         let state = node.store.state().map_err(|error| unreadable(node, &error))?;
         let mut entries = Vec::new();
         for at in last.unwrap_or(0) + 1..=index {
-            let entry = state.entry(at).map_err(|error| unreadable(node, &error))?;
-            entries.extend(entry.map(|entry| (at, entry)));
+            match state.entry(at).map_err(|error| unreadable(node, &error))? {
+                Some(entry) => entries.push((at, entry)),
+                // A snapshot was in their place. What the log has before it is on its way out, and was not applied.
+                None => entries.clear(),
+            }
         }
         let whole = match always || index.is_multiple_of(WHOLE_EVERY) {
             true => Some(whole(&state).map_err(|error| unreadable(node, &error))?),

@@ -61,7 +61,7 @@ impl Log {
         Self { file, disk, shared, memory: Arc::new(Mutex::new(memory)) }
     }
 
-    /// Entries in order, without a gap; past `bytes_max` it stops.
+    /// Entries in order, without a gap, from the first that is not purged; past `bytes_max` it stops.
     fn read(&self, from: u64, below: u64, bytes_max: usize) -> tables::Result<Vec<Entry>> {
         // Memory first: what leaves it meanwhile has gone to the disk before.
         let (cached, from, end) = {
@@ -168,8 +168,12 @@ impl RaftLogReader<Types> for Log {
         self.read(from, below, usize::MAX).map_err(|error| self.read_failed(&error))
     }
 
+    /// For a follower, which takes the first entry to be the one at `start`. One who leads no more may purge that while
+    /// its last call is being made: then there is nothing to send, and openraft sends a heartbeat.
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, StorageError> {
-        self.read(start, end, SEND_BYTES).map_err(|error| self.read_failed(&error))
+        let entries = self.read(start, end, SEND_BYTES).map_err(|error| self.read_failed(&error))?;
+        let is_whole = entries.first().is_some_and(|first| first.log_id.index == start);
+        Ok(if is_whole { entries } else { Vec::new() })
     }
 }
 

@@ -1,6 +1,7 @@
 //! Raft's calls and answers as bytes.
 
 use bytes::Bytes;
+use openraft::LogIdOptionExt;
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest, VoteResponse};
 
 use super::types::{SnapshotMeta, Types};
@@ -20,13 +21,22 @@ pub(super) fn append_request(rpc: &AppendEntriesRequest<Types>) -> Bytes {
     })
 }
 
+/// Refuses entries that leave a gap, which openraft would store.
 pub(super) fn read_append_request(reader: &mut Reader) -> Result<AppendEntriesRequest<Types>> {
-    Ok(AppendEntriesRequest {
+    let request = AppendEntriesRequest::<Types> {
         vote: read_vote(reader)?,
         prev_log_id: reader.option(read_log_id)?,
         leader_commit: reader.option(read_log_id)?,
         entries: reader.list(read_entry)?,
-    })
+    };
+    let mut next = request.prev_log_id.next_index();
+    for entry in &request.entries {
+        if entry.log_id.index != next {
+            return Err(DecodeError("has entries of the log that do not follow each other"));
+        }
+        next = next.saturating_add(1);
+    }
+    Ok(request)
 }
 
 pub(super) fn append_response(response: &AppendEntriesResponse<u64>) -> Bytes {
@@ -93,4 +103,42 @@ pub(super) fn read_snapshot_meta(reader: &mut Reader) -> Result<SnapshotMeta> {
         last_membership: read_stored_membership(reader)?,
         snapshot_id: reader.text()?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use openraft::{CommittedLeaderId, EntryPayload};
+
+    use super::*;
+    use crate::store::raft::types::{Entry, LogId, Vote};
+
+    #[test]
+    fn entries_that_leave_a_gap_are_refused() {
+        let id = |index| LogId::new(CommittedLeaderId::new(3, 7), index);
+        let read = |previous: Option<u64>, indices: &[u64]| {
+            let entry = |index: &u64| Entry { log_id: id(*index), payload: EntryPayload::Blank };
+            let request = AppendEntriesRequest::<Types> {
+                vote: Vote::new_committed(3, 7),
+                prev_log_id: previous.map(id),
+                leader_commit: Some(id(2)),
+                entries: indices.iter().map(entry).collect(),
+            };
+            let read = read_append_request(&mut Reader::new(append_request(&request)));
+            assert!(read.as_ref().is_ok_and(|read| format!("{read:?}") == format!("{request:?}")) || read.is_err());
+            read.is_ok()
+        };
+        for (previous, indices, is_taken) in [
+            (None, &[][..], true),
+            (None, &[0, 1], true),
+            (None, &[1], false),
+            (Some(4), &[], true),
+            (Some(4), &[5, 6, 7], true),
+            (Some(4), &[6, 7], false),
+            (Some(4), &[5, 7], false),
+            (Some(4), &[4, 5], false),
+            (Some(4), &[5, 5], false),
+        ] {
+            assert_eq!(read(previous, indices), is_taken, "{indices:?} after {previous:?}");
+        }
+    }
 }

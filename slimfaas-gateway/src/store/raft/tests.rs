@@ -1,5 +1,6 @@
+use openraft::storage::{RaftLogStorage, RaftLogStorageExt};
 use openraft::testing::{StoreBuilder, Suite};
-use openraft::{CommittedLeaderId, EntryPayload};
+use openraft::{CommittedLeaderId, EntryPayload, RaftLogReader};
 use tokio::sync::mpsc;
 
 use super::damage;
@@ -80,6 +81,22 @@ async fn the_log_is_there_until_the_state_that_replaces_it_is_installed() {
     disk.ask(|done| Job::Install { meta, done }).await.unwrap();
     purge.await.unwrap();
     assert_eq!(*shared.failure.borrow(), None);
+}
+
+/// A leader of before may purge while its last entries are on their way to a follower, which takes the first that comes
+/// for the first that was to come.
+#[tokio::test]
+async fn a_follower_gets_nothing_in_the_place_of_what_was_purged() {
+    let (_folder, mut log, _machine) = Fresh(DiskWriter::Thread).build().await.unwrap();
+    let from = PeerRun { node: 7, incarnation: 1 };
+    log.blocking_append((1..=8).map(|index| entry(index, from, Vec::new()))).await.unwrap();
+    log.purge(entry(5, from, Vec::new()).log_id).await.unwrap();
+    let indices = |entries: Vec<Entry>| entries.iter().map(|entry| entry.log_id.index).collect::<Vec<_>>();
+    for (from, below, expected) in [(6, 9, &[6, 7, 8][..]), (8, 9, &[8]), (5, 9, &[]), (2, 9, &[]), (2, 5, &[])] {
+        let read = log.limited_get_log_entries(from, below).await.unwrap();
+        assert_eq!(indices(read), expected, "{from}..{below}");
+    }
+    assert_eq!(indices(log.try_get_log_entries(2..9).await.unwrap()), [6, 7, 8], "what is there of it");
 }
 
 #[test]

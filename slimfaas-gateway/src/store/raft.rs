@@ -171,6 +171,10 @@ impl Node {
             () = stop => true,
             // Nothing can be stored any more, so there is nothing to leave with.
             () = failed => false,
+            () = ended(&self.raft) => {
+                self.server.shared.end("Raft has ended by itself: restart this node, and report what its log says before");
+                false
+            }
         };
         if is_to_leave {
             self.leave().await;
@@ -341,6 +345,12 @@ impl Node {
     pub(super) fn counters(&self) -> &Counters {
         &self.server.shared.counters
     }
+}
+
+/// Returns when Raft's own task is over, as after a panic in it. A node without it would look alive and do nothing.
+async fn ended(raft: &Raft<Types>) {
+    let mut metrics = raft.metrics();
+    let _ended_either_way = metrics.wait_for(|now| now.running_state.is_err()).await.is_ok();
 }
 
 async fn show_role(raft: Raft<Types>, role: watch::Sender<Role>, node: u64) {

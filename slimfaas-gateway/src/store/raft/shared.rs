@@ -175,20 +175,27 @@ impl Shared {
         }
     }
 
-    /// The store cannot go on. The first reason is kept.
-    pub(super) fn fail(&self, error: &TableError) {
-        let problem = with_sources(error);
+    /// The store cannot go on. The first reason is kept; returns whether this is it.
+    pub(super) fn end(&self, problem: &str) -> bool {
         let is_first = self.failure.send_if_modified(|failure| {
             let is_first = failure.is_none();
             if is_first {
-                *failure = Some(problem.as_str().into());
+                *failure = Some(problem.into());
             }
             is_first
         });
-        if !is_first {
+        if is_first {
+            tracing::error!(problem, "the store stops: this node can neither store nor deliver any more");
+        }
+        is_first
+    }
+
+    /// The store cannot go on with what is on its disk.
+    pub(super) fn fail(&self, error: &TableError) {
+        let problem = with_sources(error);
+        if !self.end(&problem) {
             return;
         }
-        tracing::error!(problem, "the store stops: this node can neither store nor deliver any more");
         if let (true, Some(mark)) = (error.is_damage(), &self.mark) {
             let marked = std::fs::write(mark, &problem);
             if let Err(error) = marked {

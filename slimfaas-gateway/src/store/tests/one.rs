@@ -92,6 +92,17 @@ async fn damage_that_is_read_ends_the_store_and_is_named() {
 }
 
 #[tokio::test]
+async fn a_node_whose_raft_has_ended_by_itself_has_failed() {
+    let cluster = Cluster::of(&["a"]).await;
+    let node = &cluster.nodes["a"];
+    node.store.abort().await;
+    let mut failure = node.store.failure();
+    let told = tokio::time::timeout(super::cluster::WAIT, failure.wait_for(Option::is_some)).await;
+    let told = told.expect("soon").expect("the store is there").clone();
+    assert!(told.is_some_and(|told| told.contains("Raft has ended by itself")));
+}
+
+#[tokio::test]
 async fn a_request_that_is_too_large_for_the_log_is_not_proposed() {
     let cluster = Cluster::of(&["a"]).await;
     let Command::Enqueue(enqueue) = enqueue(1, "f") else { unreachable!() };

@@ -37,6 +37,7 @@ const SEND_BYTES: usize = 2 << 20;
 
 #[derive(Clone)]
 pub(super) struct Log {
+    me: u64,
     file: Arc<LogFile>,
     disk: Arc<Disk>,
     shared: Arc<Shared>,
@@ -45,8 +46,6 @@ pub(super) struct Log {
 
 /// What must not wait for the disk. Holds every entry that is not durable yet.
 struct Memory {
-    me: u64,
-    vote: Option<Vote>,
     purged: Option<LogId>,
     last: Option<LogId>,
     entries: BTreeMap<u64, Entry>,
@@ -57,8 +56,9 @@ impl Log {
     /// The log in `file`. The shared durable end must be its last entry.
     pub(super) fn new(file: Arc<LogFile>, disk: Arc<Disk>, shared: Arc<Shared>, me: u64, found: Found) -> Self {
         let Found { vote, purged, last } = found;
-        let memory = Memory { me, vote, purged, last: last.or(purged), entries: BTreeMap::new(), bytes: 0 };
-        Self { file, disk, shared, memory: Arc::new(Mutex::new(memory)) }
+        *lock(&shared.vote) = vote;
+        let memory = Memory { purged, last: last.or(purged), entries: BTreeMap::new(), bytes: 0 };
+        Self { me, file, disk, shared, memory: Arc::new(Mutex::new(memory)) }
     }
 
     /// Entries in order, without a gap, from the first that is not purged; past `bytes_max` it stops.
@@ -139,15 +139,15 @@ impl Memory {
         self.entries.retain(|index, _| keep(*index));
         self.bytes = self.entries.values().map(wire::entry_size).sum();
     }
+}
 
-    /// Whether this node appends the entry as the leader of its term.
-    fn leads(&self, entry: &Entry) -> bool {
-        self.vote.is_some_and(|vote| {
-            let leader = vote.leader_id;
-            let of_term = entry.log_id.leader_id;
-            leader.node_id == self.me && (leader.term, leader.node_id) == (of_term.term, of_term.node_id)
-        })
-    }
+/// Whether this node appends the entry as the leader of its term.
+fn leads(me: u64, vote: Option<Vote>, entry: &Entry) -> bool {
+    vote.is_some_and(|vote| {
+        let leader = vote.leader_id;
+        let of_term = entry.log_id.leader_id;
+        leader.node_id == me && (leader.term, leader.node_id) == (of_term.term, of_term.node_id)
+    })
 }
 
 impl RaftLogReader<Types> for Log {
@@ -168,8 +168,8 @@ impl RaftLogReader<Types> for Log {
         self.read(from, below, usize::MAX).map_err(|error| self.read_failed(&error))
     }
 
-    /// For a follower, which takes the first entry to be the one at `start`. One who leads no more may purge that while
-    /// its last call is being made: then there is nothing to send, and openraft sends a heartbeat.
+    /// For a follower, which takes the first entry to be the one at `start`. One who leads no more may have purged that
+    /// before its last call is made: then there is nothing to send, and openraft makes a heartbeat of it.
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, StorageError> {
         let entries = self.read(start, end, SEND_BYTES).map_err(|error| self.read_failed(&error))?;
         let is_whole = entries.first().is_some_and(|first| first.log_id.index == start);
@@ -200,15 +200,15 @@ impl RaftLogStorage<Types> for Log {
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), StorageError> {
         let saved = self.disk.ask(|done| Job::SaveVote { vote: *vote, done }).await;
         saved.map_err(|error| StorageIOError::write_vote(AnyError::new(&error)))?;
-        lock(&self.memory).vote = Some(*vote);
+        *lock(&self.shared.vote) = Some(*vote);
         Ok(())
     }
 
     /// A leadership ends with its process: entries that it reported as written may be lost with it, and an index must
     /// not get other content in the same term.
     async fn read_vote(&mut self) -> Result<Option<Vote>, StorageError> {
-        let vote = lock(&self.memory).vote;
-        Ok(vote.map(|vote| match vote.leader_id.node_id == lock(&self.memory).me {
+        let vote = *lock(&self.shared.vote);
+        Ok(vote.map(|vote| match vote.leader_id.node_id == self.me {
             true => Vote { committed: false, ..vote },
             false => vote,
         }))
@@ -220,22 +220,23 @@ impl RaftLogStorage<Types> for Log {
         I::IntoIter: OptionalSend,
     {
         let mut stored: Vec<Entry> = Vec::new();
-        let (last, leads) = {
+        let vote = *lock(&self.shared.vote);
+        let (last, is_own) = {
             let mut memory = lock(&self.memory);
-            let mut leads = true;
+            let mut is_own = true;
             for entry in entries {
                 stored.push(entry.clone());
-                leads &= memory.leads(&entry) && !matches!(entry.payload, EntryPayload::Membership(_));
+                is_own &= leads(self.me, vote, &entry) && !matches!(entry.payload, EntryPayload::Membership(_));
                 memory.push(entry);
             }
             memory.evict(self.shared.durable.borrow().map(|durable| durable.index));
-            (memory.last, leads)
+            (memory.last, is_own)
         };
         let Some(last) = last else {
             callback.log_io_completed(Ok(()));
             return Ok(());
         };
-        let (now, later) = if leads { (Some(callback), None) } else { (None, Some(callback)) };
+        let (now, later) = if is_own { (Some(callback), None) } else { (None, Some(callback)) };
         let submitted = self.disk.submit(Job::Append { entries: stored, last, flushed: later });
         submitted.map_err(|error| StorageIOError::write_logs(AnyError::new(&error)))?;
         if let Some(callback) = now {

@@ -11,7 +11,7 @@ use openraft::{AnyError, OptionalSend, Snapshot, StorageIOError};
 
 use super::links::{CallError, Links, kind};
 use super::machine::Image;
-use super::shared::Shared;
+use super::shared::{Shared, lock};
 use super::types::{LogId, Member, Types, Vote};
 use super::{rpc, wire};
 use crate::queue::codec::{Reader, Writer};
@@ -87,6 +87,12 @@ impl RaftNetwork<Types> for Link {
             let silent = std::io::Error::other("this node's disk is too slow to lead");
             return Err(Unreachable::new(&silent).into());
         }
+        // openraft read the log for this call. If another leader's vote came first, its entries may have too, and what was
+        // read need not be what this node's own term has after `prev_log_id`.
+        let vote = *lock(&self.network.shared.vote);
+        if let Some(vote) = vote.filter(|vote| *vote > rpc.vote) {
+            return Ok(AppendEntriesResponse::HigherVote(vote));
+        }
         rpc.leader_commit = self.told_commit(rpc.leader_commit, rpc.entries.is_empty()).await;
         let body = rpc::append_request(&rpc);
         let mut reader = self.call(kind::APPEND, &body, option.hard_ttl()).await?;
@@ -154,6 +160,59 @@ impl Link {
                 _ => return Ok(SnapshotResponse::new(answered)),
             }
             number += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use bytes::Bytes;
+    use openraft::raft::AppendEntriesRequest;
+    use tokio::sync::{mpsc, watch};
+
+    use super::*;
+    use crate::model::peer::Peer;
+    use crate::queue::element::PeerRun;
+    use crate::store::transport::{Calling, Lane, Transport, TransportError};
+
+    #[derive(Default)]
+    struct Counting(AtomicUsize);
+
+    impl Transport for Counting {
+        fn call(&self, _to: std::net::SocketAddr, _lane: Lane, _payload: Bytes, _timeout: Duration) -> Calling<'_> {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            Box::pin(std::future::ready(Err(TransportError::NotAnswered("it only counts".to_owned()))))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_leader_sends_nothing_once_it_has_a_higher_vote() {
+        let shared = Arc::new(Shared::new(PeerRun { node: 1, incarnation: 1 }, mpsc::unbounded_channel().0, None));
+        let peer = Peer { name: "b".into(), address: ([127, 0, 0, 1], 2).into(), ready: true };
+        let (_listed, peers) = watch::channel(Arc::from([peer]));
+        let transport = Arc::new(Counting::default());
+        let links = Links::new(Arc::<Counting>::clone(&transport), peers, 1, "a".into(), Some(9));
+        let network = Network { links: Arc::new(links), shared: Arc::clone(&shared) };
+        let mut link = Link { network, node: 2, name: "b".to_owned() };
+        let own = Vote::new_committed(5, 1);
+        for (vote, is_sent) in [
+            (None, true),
+            (Some(Vote::new(5, 1)), true),
+            (Some(own), true),
+            (Some(Vote::new(5, 2)), false),
+            (Some(Vote::new(6, 0)), false),
+        ] {
+            *lock(&shared.vote) = vote;
+            let before = transport.0.load(Ordering::Relaxed);
+            let rpc = AppendEntriesRequest { vote: own, prev_log_id: None, leader_commit: None, entries: Vec::new() };
+            let answer = link.append_entries(rpc, RPCOption::new(Duration::from_secs(1))).await;
+            assert_eq!(transport.0.load(Ordering::Relaxed) - before, usize::from(is_sent), "{vote:?}");
+            match answer {
+                Ok(AppendEntriesResponse::HigherVote(higher)) => assert_eq!(Some(higher), vote),
+                other => assert!(is_sent && other.is_err(), "{other:?}"),
+            }
         }
     }
 }

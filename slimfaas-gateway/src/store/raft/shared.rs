@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
-use super::types::{LogId, StoredMembership};
+use super::types::{LogId, StoredMembership, Vote};
 use super::with_sources;
 use crate::clock::{self, Instant, Tick};
 use crate::model::function::FunctionId;
@@ -23,6 +23,8 @@ const MARK_BYTES: u64 = 512 << 10;
 pub(in crate::store) struct Shared {
     /// The last log entry that a power failure cannot take from this node.
     pub(super) durable: watch::Sender<Option<LogId>>,
+    /// As saved last. Another leader's entries come into the log only after its vote has.
+    pub(super) vote: Mutex<Option<Vote>>,
     /// Index of the last entry whose changes local reads see.
     pub(super) visible: watch::Sender<Option<u64>>,
     /// When the queue's next timer is due, by the log's time.
@@ -114,6 +116,7 @@ impl Shared {
     pub(super) fn new(me: PeerRun, effects: mpsc::UnboundedSender<Effect>, mark: Option<PathBuf>) -> Self {
         Self {
             durable: watch::Sender::new(None),
+            vote: Mutex::default(),
             visible: watch::Sender::new(None),
             next_due: watch::Sender::new(None),
             failure: watch::Sender::new(None),

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use openraft::LogIdOptionExt;
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest, VoteResponse};
 
-use super::types::{SnapshotMeta, Types};
+use super::types::{LogId, SnapshotMeta, Types};
 use super::wire::{
     encoded, entry_size, read_entry, read_log_id, read_stored_membership, read_vote, write_entry, write_log_id,
     write_log_id_option, write_stored_membership, write_vote,
@@ -21,7 +21,7 @@ pub(super) fn append_request(rpc: &AppendEntriesRequest<Types>) -> Bytes {
     })
 }
 
-/// Refuses entries that leave a gap, which openraft would store.
+/// Refuses entries that leave a gap, and those of a later leader than who sends them: openraft would store both.
 pub(super) fn read_append_request(reader: &mut Reader) -> Result<AppendEntriesRequest<Types>> {
     let request = AppendEntriesRequest::<Types> {
         vote: read_vote(reader)?,
@@ -29,10 +29,14 @@ pub(super) fn read_append_request(reader: &mut Reader) -> Result<AppendEntriesRe
         leader_commit: reader.option(read_log_id)?,
         entries: reader.list(read_entry)?,
     };
+    let sender = request.vote.leader_id;
     let mut next = request.prev_log_id.next_index();
-    for entry in &request.entries {
-        if entry.log_id.index != next {
+    for LogId { leader_id, index } in request.entries.iter().map(|entry| entry.log_id) {
+        if index != next {
             return Err(DecodeError("has entries of the log that do not follow each other"));
+        }
+        if (leader_id.term, leader_id.node_id) > (sender.term, sender.node_id) {
+            return Err(DecodeError("has entries of a later leader than its sender"));
         }
         next = next.saturating_add(1);
     }
@@ -110,15 +114,15 @@ mod tests {
     use openraft::{CommittedLeaderId, EntryPayload};
 
     use super::*;
-    use crate::store::raft::types::{Entry, LogId, Vote};
+    use crate::store::raft::types::{Entry, Vote};
 
     #[test]
-    fn entries_that_leave_a_gap_are_refused() {
+    fn entries_that_leave_a_gap_or_are_a_later_leaders_are_refused() {
         let id = |index| LogId::new(CommittedLeaderId::new(3, 7), index);
-        let read = |previous: Option<u64>, indices: &[u64]| {
+        let read = |sender: (u64, u64), previous: Option<u64>, indices: &[u64]| {
             let entry = |index: &u64| Entry { log_id: id(*index), payload: EntryPayload::Blank };
             let request = AppendEntriesRequest::<Types> {
-                vote: Vote::new_committed(3, 7),
+                vote: Vote::new_committed(sender.0, sender.1),
                 prev_log_id: previous.map(id),
                 leader_commit: Some(id(2)),
                 entries: indices.iter().map(entry).collect(),
@@ -138,7 +142,10 @@ mod tests {
             (Some(4), &[4, 5], false),
             (Some(4), &[5, 5], false),
         ] {
-            assert_eq!(read(previous, indices), is_taken, "{indices:?} after {previous:?}");
+            assert_eq!(read((3, 7), previous, indices), is_taken, "{indices:?} after {previous:?}");
+        }
+        for (sender, is_taken) in [((3, 8), true), ((4, 1), true), ((3, 6), false), ((2, 9), false)] {
+            assert_eq!(read(sender, Some(4), &[5, 6]), is_taken, "{sender:?}");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Single duties of a job's leader: what it proposes to the log, and what it asks of the cluster.
 //!
 //! Each may come late, or be done by an earlier leader too. What is proposed then is not taken; what the cluster creates
-//! is held until the log knows of it, and what is removed is asked of the majority first.
+//! is held until the log knows of it; and before something is removed, the majority is asked.
 
 use std::time::Duration;
 

@@ -169,7 +169,8 @@ impl RaftLogReader<Types> for Log {
     }
 
     /// For a follower, which takes the first entry to be the one at `start`. One who leads no more may have purged that
-    /// before its last call is made: then there is nothing to send, and openraft makes a heartbeat of it.
+    /// before its last call is made: then there is nothing to send, and openraft makes a heartbeat of it. It does not look
+    /// itself at where they begin (databendlabs/openraft#1795).
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, StorageError> {
         let entries = self.read(start, end, SEND_BYTES).map_err(|error| self.read_failed(&error))?;
         let is_whole = entries.first().is_some_and(|first| first.log_id.index == start);

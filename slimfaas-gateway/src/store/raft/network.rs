@@ -87,8 +87,8 @@ impl RaftNetwork<Types> for Link {
             let silent = std::io::Error::other("this node's disk is too slow to lead");
             return Err(Unreachable::new(&silent).into());
         }
-        // openraft read the log for this call. If another leader's vote came first, its entries may have too, and what was
-        // read need not be what this node's own term has after `prev_log_id`.
+        // openraft read the log for this call, as it does for a pause or two after the end of a leadership. If another
+        // leader's vote came first, its entries may have too, and need not be what follows `prev_log_id`.
         let vote = *lock(&self.network.shared.vote);
         if let Some(vote) = vote.filter(|vote| *vote > rpc.vote) {
             return Ok(AppendEntriesResponse::HigherVote(vote));

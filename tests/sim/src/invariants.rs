@@ -49,6 +49,9 @@ pub struct Applied {
     pub index: u64,
     /// Entries that were applied since the node was seen last and that it still has, by index.
     pub entries: Vec<(u64, bytes::Bytes)>,
+    /// Those of the time before, as far as it still has them. Entries that a snapshot has replaced are among them no more:
+    /// they go after it is installed, and before anything else is applied.
+    pub settled: Vec<(u64, bytes::Bytes)>,
     /// Taken now and then: it costs reading everything.
     pub whole: Option<Whole>,
 }
@@ -72,8 +75,8 @@ pub struct Watch {
     budgets: budgets::Budgets,
     completed: completed::Completed,
     runs: runs::Runs,
-    /// Last index seen of each node's process.
-    seen: BTreeMap<Arc<str>, u64>,
+    /// The last index seen of each node's process, and the one seen before.
+    seen: BTreeMap<Arc<str>, (u64, u64)>,
 }
 
 /// A whole state is read at indices that are multiples of this, so that nodes are compared at the same ones.
@@ -126,24 +129,27 @@ impl Watch {
 
     fn applied(&mut self, node: &Node, always: bool) -> Result<Option<Applied>, Violation> {
         let index = node.store.applied().borrow().unwrap_or(0);
-        let last = self.seen.insert(Arc::clone(&node.name), index);
-        if last == Some(index) {
+        let seen = self.seen.get(&node.name).copied();
+        if seen.is_some_and(|(last, _)| last == index) {
             return Ok(None);
         }
+        let (last, before) = seen.unwrap_or_default();
+        self.seen.insert(Arc::clone(&node.name), (index, last));
         let state = node.store.state().map_err(|error| unreadable(node, &error))?;
-        let mut entries = Vec::new();
-        for at in last.unwrap_or(0) + 1..=index {
-            match state.entry(at).map_err(|error| unreadable(node, &error))? {
-                Some(entry) => entries.push((at, entry)),
-                // A snapshot was in their place. What the log has before it is on its way out, and was not applied.
-                None => entries.clear(),
+        let read = |after: u64, upto: u64| {
+            let mut entries = Vec::new();
+            for at in after + 1..=upto {
+                let entry = state.entry(at).map_err(|error| unreadable(node, &error))?;
+                entries.extend(entry.map(|entry| (at, entry)));
             }
-        }
+            Ok(entries)
+        };
+        let (entries, settled) = (read(last, index)?, read(before, last)?);
         let whole = match always || index.is_multiple_of(WHOLE_EVERY) {
             true => Some(whole(&state).map_err(|error| unreadable(node, &error))?),
             false => None,
         };
-        Ok(Some(Applied { index, entries, whole }))
+        Ok(Some(Applied { index, entries, settled, whole }))
     }
 }
 

@@ -22,13 +22,15 @@ impl Logs {
     pub(super) fn check(&mut self, seen: &Seen<'_>) -> Verdict {
         let Some(applied) = &seen.applied else { return Ok(()) };
         for (index, content) in &applied.entries {
+            self.note_budgets(*index, content.clone());
+        }
+        for (index, content) in &applied.settled {
             let sum = crc32fast::hash(content);
             let (known, first) = self.entries.entry(*index).or_insert_with(|| (sum, seen.node.name.to_string()));
             if *known != sum {
                 let problem = format!("{} applied another entry {index} than {first}", seen.node.name);
                 return violated("logs", problem);
             }
-            self.note_budgets(*index, content.clone());
         }
         let Some(whole) = &applied.whole else { return Ok(()) };
         let (index, sum) = (applied.index, whole.sum);

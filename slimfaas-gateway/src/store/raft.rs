@@ -60,6 +60,9 @@ const HEARTBEAT: Duration = Duration::from_millis(100);
 
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// A disk that fails ends Raft too, and says why a moment after.
+const REASON_PATIENCE: Duration = Duration::from_secs(1);
+
 /// The running parts of a node.
 pub(super) struct Node {
     raft: Raft<Types>,
@@ -347,10 +350,12 @@ impl Node {
     }
 }
 
-/// Returns when Raft's own task is over, as after a panic in it. A node without it would look alive and do nothing.
+/// Returns a while after Raft's own task is over, as after a panic in it. A node without it would look alive and do
+/// nothing.
 async fn ended(raft: &Raft<Types>) {
     let mut metrics = raft.metrics();
     let _ended_either_way = metrics.wait_for(|now| now.running_state.is_err()).await.is_ok();
+    tokio::time::sleep(REASON_PATIENCE).await;
 }
 
 async fn show_role(raft: Raft<Types>, role: watch::Sender<Role>, node: u64) {

@@ -272,7 +272,7 @@ impl Worker {
         };
         let is_taken = self.taken.get(&id).is_some_and(|(taken, _)| *taken == duty);
         if is_taken || self.tasks.len() >= TASKS_MAX {
-            // Each that ends has everything looked at again.
+            // Everything is looked at again when one ends, and when what was taken is shown or late.
             return None;
         }
         let (run, shown) = (view.runs.get(&id), seen.get(&id));
